@@ -1,0 +1,41 @@
+"""The map: load the study, include the stages, name what must exist in the end."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/base.smk"
+include: "workflow/rules/extractor.smk"
+include: "workflow/rules/cache.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/export.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+localrules:
+    all,
+    collect,
+    track,
+    report,
+
+
+rule all:
+    """Everything the study names."""
+    default_target: True
+    input:
+        "reports/report.html",
+        "results/runs.json",
+        expand("results/students/{student}/delta.safetensors", student=STUDY.students),
+        expand("results/metrics/{model}.json", model=STUDY.samples),
+
+
+onsuccess:
+    shell("{PERFLOW} table && echo 'The report is reports/report.html; curves and grids: mlflow ui'")

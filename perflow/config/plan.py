@@ -1,0 +1,128 @@
+"""What a study will do, before it does anything: rows, edges, skipped combinations, cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perflow import artifacts
+from perflow.config.resolve import Study
+from perflow.core import SOLVER_CALLS
+
+_RATES = {"pairs": 1.0e-3, "training": 1.6e-3, "samples": 6.0e-4, "start": 9.0, "evaluations": 8.0, "base": 2.6e-3}
+"""CPU seconds per network evaluation (pairs, samples), per trained item (training, base) and per job
+(start, evaluations), of the embedded base on one 2020s server core; used for rows never run here."""
+
+
+def pair_evaluations(study: Study, name: str) -> int:
+    """Network evaluations of the teacher for one cache."""
+    row = study.pairs[name]
+    each = row.window_steps * SOLVER_CALLS[row.solver] * (1 if row.guidance == 1 else 2)
+    return -(-row.count // (len(row.edges) - 1)) * (len(row.edges) - 1) * each
+
+
+def sample_evaluations(study: Study, name: str) -> int:
+    """Network evaluations of all trials of one model."""
+    row = study.samples[name]
+    return sum(trial.nfe for trial in row.trials) * row.sampling.prompts * row.sampling.per_prompt
+
+
+def _latent_floats(study: Study, base: str) -> int:
+    row = study.bases[base]
+    side = study.datasets[row.dataset].resolution // 2 ** (len(row.autoencoder_channels) - 1)
+    return 4 * side * side
+
+
+def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
+    """CPU seconds of a row: measured by an earlier run here, or estimated. -> (seconds, measured)"""
+    folder = {"evaluations": Path("results/metrics")}.get(table, Path("results") / table / name)
+    path = folder / (f"{name}.cost.json" if table == "evaluations" else "cost.json")
+    if path.is_file():
+        return artifacts.read_json(path)["cpu_seconds"], True
+    start = _RATES["start"]
+    match table:
+        case "pairs":
+            return start + pair_evaluations(study, name) * _RATES["pairs"], False
+        case "students":
+            training = study.students[name].training
+            return start + training.steps * training.batch * _RATES["training"], False
+        case "samples":
+            return start + sample_evaluations(study, name) * _RATES["samples"], False
+        case "bases":
+            row = study.bases[name]
+            items = row.network.steps * row.network.batch + row.autoencoder.steps * row.autoencoder.batch
+            return start + items * _RATES["base"], False
+        case "extractors":
+            training = study.extractors[name].training
+            return training.steps * training.batch * _RATES["training"] / 4, False
+    return _RATES["evaluations"] if table == "evaluations" else 3.0, False
+
+
+def _edges(study: Study, table: str, name: str) -> str:
+    match table:
+        case "bases" | "extractors":
+            return f"dataset {getattr(study, table)[name].dataset}"
+        case "pairs":
+            return f"base {study.pairs[name].base}"
+        case "students":
+            return f"base {study.students[name].base}, pairs {study.students[name].pairs}"
+        case "deltas":
+            return f"student {name}"
+        case "samples":
+            return f"model {name}"
+        case "evaluations":
+            return f"samples {name}, extractor {study.evaluations[name].extractor}"
+    return "-"
+
+
+def _work(study: Study, table: str, name: str) -> str:
+    match table:
+        case "datasets":
+            return f"{sum(study.datasets[name].counts.values()):,} images"
+        case "bases":
+            return f"{study.bases[name].network.steps:,} steps"
+        case "extractors":
+            return f"{study.extractors[name].training.steps:,} steps"
+        case "pairs":
+            row = study.pairs[name]
+            return (
+                f"{row.count:,} pairs, {len(row.edges) - 1} windows x {row.window_steps} {row.solver},"
+                f" w={row.guidance:g}, {pair_evaluations(study, name):,} teacher evaluations"
+            )
+        case "students":
+            row = study.students[name]
+            return f"{row.training.steps:,} steps of {row.training.batch}, {row.method['name']}, {row.path}, {row.prediction}"
+        case "samples":
+            row = study.samples[name]
+            return f"{len(row.trials)} trials, {sample_evaluations(study, name):,} evaluations"
+        case "evaluations":
+            return f"{len(study.evaluations[name].metrics)} metrics"
+    return ""
+
+
+def plan(study: Study) -> str:
+    """The whole study as text: one line a row, then what was skipped, then the totals."""
+    lines, total, measured_all = [f"study {study.name}, seed {study.seed}"], 0.0, True
+    for table in ("datasets", "bases", "extractors", "pairs", "students", "deltas", "samples", "evaluations"):
+        names = list(getattr(study, table))
+        lines.append(f"\n{table} ({len(names)})")
+        width = max((len(name) for name in names), default=0)
+        for name in names:
+            seconds, measured = _seconds(study, table, name)
+            total, measured_all = total + seconds, measured_all and measured
+            time = f"{seconds:6.0f} s{'' if measured else '~'}"
+            lines.append(f"  {name:<{width}}  {time:>9}  <- {_edges(study, table, name)}  {_work(study, table, name)}".rstrip())
+    lines.append(f"\nskipped ({len(study.skipped)})")
+    lines += [f"  {item.row}: {item.why}" for item in study.skipped]
+    evaluations = sum(pair_evaluations(study, name) for name in study.pairs)
+    disk = sum(row.count * _latent_floats(study, row.base) * 8 for row in study.pairs.values())
+    disk += sum(
+        len(row.trials) * row.sampling.prompts * row.sampling.per_prompt * _latent_floats(study, row.base) * 8
+        for row in study.samples.values()
+    )
+    lines.append(
+        f"\ntotal: {evaluations:,} teacher evaluations for pairs, about {disk / 2**20:,.0f} MiB of pairs and samples,"
+        f" about {total / 60:.0f} CPU minutes ({total / 120:.0f} minutes on two cores)"
+    )
+    if not measured_all:
+        lines.append("~ estimated for one server core without a GPU; rows that were run here show what they took")
+    return "\n".join(lines)

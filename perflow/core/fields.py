@@ -1,0 +1,42 @@
+"""A network as the right side of an ODE.
+
+Both functions take ``network(x [B, ...], timestep [B] fp32) -> output [B, ...]``, with its condition and
+guidance already inside (see ``guidance.guided``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from perflow.core.piecewise import PiecewiseFlow
+from perflow.core.prediction import to_epsilon
+from perflow.core.schedule import Schedule
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+def base_field(network: Denoiser, schedule: Schedule, prediction: str) -> Callable[[Tensor, float], Tensor]:
+    """A base as ``field(x, t) -> epsilon``, what ``solvers`` integrate; t: float or [B] in [0, 1]."""
+
+    def field(x: Tensor, t: float | Tensor) -> Tensor:
+        output = network(x, _timesteps(schedule.index(t), x))
+        return to_epsilon(prediction, output, x, schedule.alpha(t), schedule.sigma(t))
+
+    return field
+
+
+def student_field(network: Denoiser, flow: PiecewiseFlow) -> Callable[[Tensor, int, float], Tensor]:
+    """A student as ``y(x, k, u)``, what ``PiecewiseFlow.step`` takes; k, u: numbers or [B]."""
+
+    def field(x: Tensor, k: int | Tensor, u: float | Tensor) -> Tensor:
+        return flow.output(network(x, _timesteps(flow.timestep(k, u), x)), x, k, u)
+
+    return field
+
+
+def _timesteps(index: Tensor, x: Tensor) -> Tensor:
+    """One timestep an item, [B] fp32 on x's device."""
+    return index.to(device=x.device, dtype=torch.float32).expand(len(x))

@@ -1,0 +1,190 @@
+"""A student's flow: what its network is asked, what it answers, and the step that follows.
+
+Within window k, from x_s (start, noisy) to x_e (end), a path and a meaning of the output are linear:
+
+    x_t = a(u) x_s + b(u) x_e          the path, a = 1, b = 0 at u = 0 and a = 0, b = 1 at u = 1
+    y   = p x_s + q x_e                what the network should say, constant along the window
+
+A sampling step knows x_t and y, solves the 2x2 system for (x_s, x_e), and evaluates the path further on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from perflow.core.broadcast import per_item, working_dtype
+from perflow.core.prediction import PREDICTIONS, to_epsilon
+from perflow.core.schedule import Schedule
+from perflow.core.windows import Windows
+from perflow.errors import PerflowError
+
+
+class Ends(NamedTuple):
+    """Scales at the start and the end of windows, and their (negative) length in time; fp64."""
+
+    alpha_s: Tensor
+    sigma_s: Tensor
+    alpha_e: Tensor
+    sigma_e: Tensor
+    length: Tensor
+
+
+def _straight(ends: Ends, alpha: Tensor, sigma: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Linear in time (PeRFlow, arXiv 2405.07510, eq. 3)."""
+    return 1 - u, u
+
+
+def _diffusion(ends: Ends, alpha: Tensor, sigma: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The DDIM path (rectified diffusion, arXiv 2410.07303): one epsilon and one x0 from start to end.
+
+    (a, b) solve [alpha_t; sigma_t] = a [alpha_s; sigma_s] + b [alpha_e; sigma_e] by Cramer's rule, which
+    stays finite at alpha_s = 0.
+    """
+    det = ends.alpha_s * ends.sigma_e - ends.alpha_e * ends.sigma_s
+    return (
+        (alpha * ends.sigma_e - ends.alpha_e * sigma) / det,
+        (ends.alpha_s * sigma - alpha * ends.sigma_s) / det,
+    )
+
+
+def _velocity(ends: Ends) -> tuple[Tensor, Tensor]:
+    """y = (x_e - x_s) / (t_e - t_s) (PeRFlow eq. 3)."""
+    return -1 / ends.length, 1 / ends.length
+
+
+def _ddim_eps(ends: Ends) -> tuple[Tensor, Tensor]:
+    """x_e = λ x_s + η y, λ = sqrt(ᾱ_e/ᾱ_s), η = σ_e - λ σ_s (PeRFlow eq. 8): y is DDIM's epsilon.
+
+    p = -λ/η and q = 1/η, both multiplied through by alpha_s.
+    """
+    scaled = ends.alpha_s * ends.sigma_e - ends.alpha_e * ends.sigma_s  # α_s η
+    return -ends.alpha_e / scaled, ends.alpha_s / scaled
+
+
+def _diff_eps(ends: Ends) -> tuple[Tensor, Tensor]:
+    """x_s = γ x_e + sqrt(1 - γ²) y, γ = sqrt(ᾱ_s/ᾱ_e) (PeRFlow eq. 7): y is the noise from end to start."""
+    gamma = ends.alpha_s / ends.alpha_e
+    root = (1 - gamma**2).sqrt()
+    return 1 / root, -gamma / root
+
+
+PATHS: dict[str, Callable[[Ends, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "straight": _straight,
+    "diffusion": _diffusion,
+}
+WINDOW_PREDICTIONS: dict[str, Callable[[Ends], tuple[Tensor, Tensor]]] = {
+    "ddim_eps": _ddim_eps,
+    "diff_eps": _diff_eps,
+    "velocity": _velocity,
+}
+
+
+@dataclass(frozen=True)
+class PiecewiseFlow:
+    """A student's flow over windows.
+
+    ``path`` is straight or diffusion; ``prediction`` is what the student says (ddim_eps, diff_eps, velocity);
+    ``base_prediction`` is what the network it was taken from says (epsilon, v, x0), which the two eps
+    predictions keep, so that an untaught student is its base. Below, k [B] and u [B] may also be single
+    numbers; keep them on the CPU, where coefficients are computed in fp64. Results are fp32 (fp64 for fp64).
+
+    PerflowError for unknown names, a window too short to hold two noise levels, or an eps prediction on a
+    schedule of zero terminal SNR, where noise says nothing of the data.
+    """
+
+    schedule: Schedule
+    windows: Windows
+    path: str = "straight"
+    prediction: str = "ddim_eps"
+    base_prediction: str = "epsilon"
+
+    def __post_init__(self) -> None:
+        for field, known in (
+            ("path", PATHS),
+            ("prediction", WINDOW_PREDICTIONS),
+            ("base_prediction", PREDICTIONS),
+        ):
+            if getattr(self, field) not in known:
+                raise PerflowError(f"{field}: no '{getattr(self, field)}'; there are {', '.join(known)}")
+        for k, flat in enumerate((self._ends.alpha_s >= self._ends.alpha_e).tolist()):
+            if flat:
+                edges = self.windows.edges[k : k + 2]
+                raise PerflowError(f"windows: {list(edges)} is less than a timestep, 1/{len(self.schedule)}")
+        if self._ends.alpha_s[0] == 0 and self.prediction != "velocity":
+            raise PerflowError(f"prediction: '{self.prediction}' cannot start at zero SNR; use velocity")
+
+    def time(self, k: int | Tensor, u: float | Tensor) -> Tensor:
+        """Continuous time of a position in a window; fp64 on CPU."""
+        return self.windows.time(k, u)
+
+    def timestep(self, k: int | Tensor, u: float | Tensor) -> Tensor:
+        """What the network is given there: ``schedule.index`` of the time (999, 749, …); fp64 on CPU."""
+        return self.schedule.index(self.time(k, u))
+
+    def interpolate(self, start: Tensor, end: Tensor, k: int | Tensor, u: float | Tensor) -> Tensor:
+        """The point x_t [B, ...] of the path from ``start`` to ``end`` [B, ...] at position u."""
+        return _combine(self._path(k, u), start, end)
+
+    def target(self, start: Tensor, end: Tensor, k: int | Tensor) -> Tensor:
+        """What the student should say anywhere between ``start`` and ``end`` [B, ...] of window k."""
+        return _combine(self._meaning(k), start, end)
+
+    def output(self, raw: Tensor, x: Tensor, k: int | Tensor, u: float | Tensor) -> Tensor:
+        """What the network's ``raw`` output [B, ...] says in the student's terms.
+
+        For the eps predictions v and x0 become epsilon by the base's rule; a velocity is itself.
+        """
+        if self.prediction == "velocity":
+            return raw.to(working_dtype(raw))
+        t = self.time(k, u)
+        return to_epsilon(self.base_prediction, raw, x, self.schedule.alpha(t), self.schedule.sigma(t))
+
+    def step(
+        self, x: Tensor, y: Tensor, k: int | Tensor, u_from: float | Tensor, u_to: float | Tensor
+    ) -> Tensor:
+        """Take x [B, ...] from ``u_from`` to ``u_to`` on the path where the student says ``y`` [B, ...]."""
+        (a, b), (a_to, b_to), (p, q) = self._path(k, u_from), self._path(k, u_to), self._meaning(k)
+        det = a * q - b * p
+        return _combine(((a_to * q - b_to * p) / det, (b_to * a - a_to * b) / det), x, y)
+
+    def endpoint_weight(self, k: int | Tensor) -> Tensor:
+        """1/q² with mean 1 over windows: makes a squared error of y one of the window's end; fp32 on CPU."""
+        weight = self._meanings[1] ** -2
+        return (weight / weight.mean())[torch.as_tensor(k, device="cpu")].float()
+
+    def _path(self, k: int | Tensor, u: float | Tensor) -> tuple[Tensor, Tensor]:
+        """(a, b) at a position; fp64 on CPU."""
+        u = torch.as_tensor(u, dtype=torch.float64, device="cpu")
+        k = torch.as_tensor(k, device="cpu")
+        t = self.time(k, u)
+        ends = Ends(*(value[k] for value in self._ends))
+        return PATHS[self.path](ends, self.schedule.alpha(t), self.schedule.sigma(t), u)
+
+    def _meaning(self, k: int | Tensor) -> tuple[Tensor, Tensor]:
+        """(p, q) of a window; fp64 on CPU."""
+        k = torch.as_tensor(k, device="cpu")
+        return self._meanings[0][k], self._meanings[1][k]
+
+    @cached_property
+    def _meanings(self) -> tuple[Tensor, Tensor]:
+        return WINDOW_PREDICTIONS[self.prediction](self._ends)
+
+    @cached_property
+    def _ends(self) -> Ends:
+        k = torch.arange(len(self.windows))
+        start, end = self.windows.start(k), self.windows.end(k)
+        scales = (f(t) for t in (start, end) for f in (self.schedule.alpha, self.schedule.sigma))
+        return Ends(*scales, end - start)
+
+
+def _combine(coefficients: tuple[Tensor, Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """c0 first + c1 second, one pair of coefficients for all items or one an item."""
+    dtype = working_dtype(first, second)
+    first, second = first.to(dtype), second.to(dtype)
+    return per_item(coefficients[0], first) * first + per_item(coefficients[1], second) * second

@@ -1,0 +1,62 @@
+"""ΔW = student - base: made, added, and refused where it does not belong.
+
+A delta's header says all that is needed to use it: the base (name, revision, hash of tensor content),
+window edges, path, prediction, timestep convention, guidance, and the row it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from perflow import artifacts
+from perflow.errors import PerflowError
+
+Tensors = Mapping[str, Tensor]
+
+
+def subtract(student: Tensors, base: Tensors) -> dict[str, Tensor]:
+    """student - base, tensor by tensor, in fp32."""
+    _same_shapes("student", student, base)
+    return {name: student[name].float() - base[name].float() for name in base}
+
+
+def add(base: Tensors, delta: Tensors, header: Mapping[str, Any], other_base: bool = False, name: str = "delta") -> dict[str, Tensor]:
+    """base + delta in fp32, in the base's dtypes.
+
+    PerflowError if names or shapes differ, always; and if the base is not the one the delta was made
+    from (by hash of tensor content), unless ``other_base``.
+    """
+    _same_shapes(name, delta, base)
+    wanted = header.get("base", {}).get("sha256")
+    if wanted is None and not other_base:
+        raise PerflowError(f"{name}: its header names no base; add it with other_base=True if you know that it fits")
+    if not other_base and wanted != artifacts.tensor_hash(base):
+        raise PerflowError(
+            f"{name}: made for the base '{header['base'].get('name')}' ({wanted[:12]}), this is another one"
+            f" ({artifacts.tensor_hash(base)[:12]}); add it with other_base=True if that is meant"
+        )
+    return {key: (base[key].float() + delta[key].float()).to(base[key].dtype) for key in base}
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A delta's tensors and header; PerflowError naming the file if its content is not what was written."""
+    tensors, header = artifacts.read_tensors(path)
+    if "sha256" in header and header["sha256"] != artifacts.tensor_hash(tensors):
+        raise PerflowError(f"{path}: altered since it was made (its tensors do not match its header); delete it and run again")
+    return tensors, header
+
+
+def _same_shapes(name: str, tensors: Tensors, base: Tensors) -> None:
+    missing, extra = base.keys() - tensors.keys(), tensors.keys() - base.keys()
+    if missing or extra:
+        which = f"lacks '{min(missing)}'" if missing else f"has '{min(extra)}', which the base lacks"
+        raise PerflowError(f"{name}: does not fit the base: it {which} ({len(missing)} missing, {len(extra)} extra)")
+    for key in base:
+        if tensors[key].shape != base[key].shape:
+            raise PerflowError(
+                f"{name}: '{key}' has shape {tuple(tensors[key].shape)}, the base has {tuple(base[key].shape)}"
+            )

@@ -1,0 +1,28 @@
+"""Pictures of images: PNG bytes, and grids that show small ones large."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def png(image: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] -> PNG bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def tile(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The first rows x columns of images [N, H, W, 3] side by side, white where there are fewer.
+
+    Images below 64 pixels are enlarged by whole pixels.
+    """
+    scale = max(1, 64 // images.shape[1])
+    chosen = images[: rows * columns].repeat(scale, axis=1).repeat(scale, axis=2)
+    blank = np.full((rows * columns - len(chosen), *chosen.shape[1:]), 255, np.uint8)
+    height, width = chosen.shape[1:3]
+    grid = np.concatenate([chosen, blank]).reshape(rows, columns, height, width, 3)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)

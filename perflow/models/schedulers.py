@@ -1,0 +1,30 @@
+"""Training-free sampling: diffusers' schedulers behind one function, with trailing spacing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perflow.models import SCHEDULERS
+
+
+def draw(name: str, steps: int, config: dict[str, Any], network: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Tensor:
+    """From noise [B, ...] to data in ``steps`` steps of the scheduler ``name``.
+
+    ``config`` is the base's scheduler configuration (betas, prediction type); ``network(x, timestep [B])``
+    returns the raw, guided output.
+    """
+    import diffusers
+
+    entry = SCHEDULERS[name]
+    scheduler = getattr(diffusers, entry.scheduler).from_config(config, **entry.options)
+    scheduler.set_timesteps(steps)
+    x = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(x, t)
+        output = network(scaled, torch.full((len(x),), float(t), device=x.device))
+        x = scheduler.step(output, t, x, return_dict=False)[0]
+    return x

@@ -1,0 +1,156 @@
+"""What the study names: its methods (a model without its seed, and a solver), their labels, its metrics.
+
+Everything here comes from results/specs/study.json. Nothing is found by looking at the disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perflow import artifacts
+from perflow.errors import PerflowError
+from perflow.models import SCHEDULERS
+
+WINDOW = "window"
+"""The solver of a student on its own windows."""
+
+METRICS = {
+    "fd_teacher": "FD-{} to teacher",
+    "kid_teacher": "KID-{} to teacher",
+    "fd_real": "FD-{} to real",
+    "kid_real": "KID-{} to real",
+    "precision": "precision ({})",
+    "recall": "recall ({})",
+    "diversity": "diversity ({}, teacher = 1)",
+    "prompt_accuracy": "prompt accuracy ({})",
+    "teacher_mse": "relative latent MSE to teacher, same noise",
+}
+"""Order and names; {} is the extractor, since a distance in other features is another quantity."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method at one number of steps: the same trial of every training seed of a model."""
+
+    key: str
+    """Model name without its seed."""
+    base: str
+    kind: str
+    entry: str
+    label: str
+    windows: int | None
+    windowed: bool
+    method: str | None
+    path: str | None
+    prediction: str | None
+    starts: str | None
+    guidance_mode: str | None
+    trial: str
+    solver: str
+    steps: int
+    nfe: int
+    guidance: float
+    stream: int
+    models: tuple[str, ...]
+    """Names of the models, one a training seed, in the order of the seeds."""
+    recipe: dict[str, Any]
+    """The entry's whole settings but for its axes: what two entries must share to differ in one thing only."""
+
+    @property
+    def reference(self) -> bool:
+        """A trial that stands for the teacher."""
+        return self.kind == "base" and self.trial.startswith("teacher")
+
+
+def read_study(path: str | Path) -> dict[str, Any]:
+    """results/specs/study.json; PerflowError if it is not one."""
+    study = artifacts.read_json(path)
+    missing = [key for key in ("name", "settings", "models", "extractor") if key not in study]
+    if missing:
+        raise PerflowError(f"{path}: not a study summary, it lacks {', '.join(missing)}; the workflow writes it")
+    return study
+
+
+def arms(study: dict[str, Any]) -> list[Arm]:
+    """Every method at every number of steps: the bases' trials first, then the entries as the study lists them."""
+    grouped: dict[tuple[str, str], list[dict]] = {}
+    trials: dict[tuple[str, str], dict] = {}
+    for model in study["models"]:
+        for trial in model["trials"]:
+            grouped.setdefault((model_key(model), trial["name"]), []).append(model)
+            trials[model_key(model), trial["name"]] = trial
+    several = _entries_with_several(study)
+    return [_arm(study, key, models, trials[key, name], several) for (key, name), models in grouped.items()]
+
+
+def model_key(model: dict[str, Any]) -> str:
+    """A model's name without its training seed."""
+    return model["name"].removesuffix(f"-s{model['seed']}") if model["kind"] == "student" else model["name"]
+
+
+def _arm(study: dict, key: str, models: list[dict], trial: dict, several: set[tuple[str, str]]) -> Arm:
+    first = models[0]
+    common = {
+        name: first.get(name)
+        for name in (
+            "base", "kind", "entry", "windows", "windowed", "method", "path", "prediction", "starts", "guidance_mode",
+        )
+    }  # fmt: skip
+    return Arm(
+        key=key,
+        label=label(first, trial, (first["base"], first["entry"]) in several),
+        trial=trial["name"],
+        solver=trial["solver"],
+        steps=trial["steps"],
+        nfe=trial["nfe"],
+        guidance=trial["guidance"],
+        stream=trial["stream"],
+        models=tuple(model["name"] for model in sorted(models, key=lambda model: model["seed"])),
+        recipe=_recipe(study["settings"], first),
+        **common,
+    )
+
+
+def _entries_with_several(study: dict) -> set[tuple[str, str]]:
+    """(base, entry) that stand for models with different windows."""
+    keys: dict[tuple[str, str], set[str]] = {}
+    for model in study["models"]:
+        keys.setdefault((model["base"], model["entry"]), set()).add(model_key(model))
+    return {pair for pair, found in keys.items() if len(found) > 1}
+
+
+def label(model: dict[str, Any], trial: dict[str, Any], several: bool) -> str:
+    """A method's name in tables, without its number of steps (but for the teacher's, which defines it)."""
+    solver = SCHEDULERS[trial["solver"]].label if trial["solver"] in SCHEDULERS else trial["solver"]
+    if model["kind"] == "base":
+        if not trial["name"].startswith("teacher"):
+            return solver
+        return f"Teacher, {solver}" + (", other noise" if trial["stream"] else "")
+    name = model["label"]
+    if model["windowed"] or several:
+        name += f", K={model['windows']}"
+        if model["edges"] and not _equal(model["edges"]):
+            name += " at " + " ".join(f"{edge:g}" for edge in model["edges"][1:-1])
+    return name if trial["solver"] == WINDOW else f"{name} + {solver}"
+
+
+def _equal(edges: list[float]) -> bool:
+    width = 1 / (len(edges) - 1)
+    return all(abs(a - b - width) < 1e-6 for a, b in zip(edges, edges[1:], strict=False))
+
+
+def _recipe(settings: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """What an entry does, with the pairs it names written out; its axes and its label are left out."""
+    entry = settings.get("students", {}).get(model["entry"])
+    if model["kind"] == "base" or entry is None:
+        return {}
+    kept = {name: value for name, value in entry.items() if name not in ("label", "bases", "windows", "seeds", "trials")}
+    pairs = settings.get("pairs", {}).get(entry["pairs"], {})
+    return kept | {"pairs": pairs}
+
+
+def metric_name(metric: str, extractor: str) -> str:
+    """How a metric is named in tables and figures: after the network whose features it uses."""
+    return METRICS.get(metric, metric).format(extractor)

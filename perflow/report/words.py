@@ -1,0 +1,96 @@
+"""Numbers and sentences as the report prints them. Every number in a sentence comes from a table's line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from perflow.report.reading import NOT_SEEN, SEEN
+
+NOT_TESTED = "not tested"
+_AS_SAID = {NOT_SEEN: "not seen, the reverse holds"}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """``digits`` significant digits, without an exponent where that is readable; "" for no value."""
+    if value is None or math.isnan(value):
+        return ""
+    if value == 0:
+        return "0"
+    power = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    if not -5 <= power < 6:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(digits - 1 - power, 0)}f}"
+
+
+def signed(value: float) -> str:
+    """As :func:`number`, with its sign, and a true minus."""
+    return ("−" if value < 0 else "+") + number(abs(value))
+
+
+def count(value: float, noun: str) -> str:
+    """``1 step``, ``4 steps``."""
+    return f"{int(value)} {noun}" + ("" if value == 1 else "s")
+
+
+def size(value: float | None) -> str:
+    """Bytes in the unit that reads best."""
+    if value is None or math.isnan(value):
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{number(value) if unit != 'B' else int(value)} {unit}"
+        value /= 1000
+    return f"{number(value)} TB"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds, minutes or hours."""
+    if value is None or math.isnan(value):
+        return ""
+    for limit, unit, scale in ((120, "s", 1), (7200, "min", 60)):
+        if value < limit:
+            return f"{number(value / scale)} {unit}"
+    return f"{number(value / 3600)} h"
+
+
+def sentence(rows: list[dict[str, Any]]) -> str:
+    """One arm against all it was compared with under one ordering: numbers and verdicts.
+
+    ``rows`` are lines of comparisons.csv that share ``ordering``, ``better_key`` and ``better_trial``.
+    """
+    first = rows[0]
+    seeds = f", mean of {first['better_seeds']} seeds" if first["better_seeds"] > 1 else ""
+    parts = [f"{first['better']}, {_cost(first, 'better')}: {number(first['better_value'])}{seeds}."]
+    for row in rows:
+        interval = f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
+        said = _AS_SAID.get(row["verdict"], row["verdict"])
+        parts.append(
+            f"Against {row['worse']}, {_cost(row, 'worse')}, {number(row['worse_value'])}: {interval}, {said} "
+            f"({_p(row['p_holm'])})."
+        )
+    notes = dict.fromkeys(row["note"] for row in rows if isinstance(row["note"], str) and row["note"])
+    return " ".join([*parts, *(f"Note: {note}." for note in notes)])
+
+
+def _cost(row: dict[str, Any], side: str) -> str:
+    return f"{count(row[f'{side}_steps'], 'step')} and {count(row[f'{side}_nfe'], 'evaluation')}"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.995 else "p = 1"
+
+
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """What the comparisons of one ordering say together: a verdict they share, or how many saw it."""
+    found = [row["verdict"] for row in rows]
+    if not found:
+        return NOT_TESTED
+    return found[0] if len(set(found)) == 1 else f"seen in {found.count(SEEN)} of {len(found)}"
+
+
+def listed(items: Iterable[str]) -> str:
+    """``a, b and c``."""
+    *most, last = items
+    return f"{', '.join(most)} and {last}" if most else last

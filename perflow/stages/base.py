@@ -1,0 +1,92 @@
+"""base: train an embedded base from scratch and save it as a real diffusers pipeline folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from perflow import artifacts
+from perflow.artifacts import Spec
+from perflow.config.rows import Base
+from perflow.core.prediction import from_epsilon
+from perflow.core.rng import generator
+from perflow.datasets import store
+from perflow.loop import Loop, Step
+from perflow.models.handle import base_handle
+from perflow.models.stable_diffusion import NewStableDiffusion, StableDiffusion, token_ids
+
+_KL = 1e-3
+"""Weight of the autoencoder's KL term; the images' squared error has weight 1."""
+
+
+def base(spec: Spec, dataset: Path, out: Path, state: Path, device: str = "cpu") -> Iterator[Step]:
+    """Train autoencoder, then network and text model together, and write ``out``, the base's handle.
+
+    ``dataset`` is the manifest of the images; resumable by ``state``. Beside ``out``: ``pipeline/`` and
+    ``curve.jsonl``.
+    """
+    row = Base.model_validate(spec.row)
+    manifest = artifacts.read_json(dataset)
+    data = store.load(dataset, "base")
+    images, captions = store.images(data), data["text"]
+    folder = out.parent / "pipeline"
+    new = NewStableDiffusion(row, manifest["resolution"], manifest["words"], folder, spec.seed)
+
+    first = Loop(new.autoencoder, row.autoencoder, state, "autoencoder", device)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    yield from first.run(lambda model, step: _autoencoder_loss(model, pixels, row.autoencoder.batch, spec.seed, step, device))
+    new.autoencoder = first.ema.cpu()
+    latents = _latents(new, images, folder, device)
+
+    both = nn.ModuleDict({"unet": new.unet, "text": new.text_model})
+    second = Loop(both, row.network, state, "network", device)
+    ids = token_ids(new.tokenizer, [*captions, ""])
+    yield from second.run(lambda model, step: _network_loss(model, new, row, latents, ids, spec.seed, step, device))
+    new.unet, new.text_model = second.ema["unet"].cpu(), second.ema["text"].cpu()
+
+    shutil.rmtree(folder)  # the tokenizer was written for training; everything is written once more, together
+    new.save(folder)
+    artifacts.write_jsonl(out.parent / "curve.jsonl", first.curve + second.curve)
+    sha256 = artifacts.tensor_hash(new.unet.state_dict())
+    artifacts.write_json(out, base_handle(spec.name, row.family, folder, row.prediction, sha256, spec.hash, "unet"))
+
+
+def _autoencoder_loss(model: nn.Module, pixels: Tensor, batch: int, seed: int, step: int, device: str) -> Tensor:
+    rng = generator(seed, "autoencoder", step)
+    x = pixels[torch.randint(len(pixels), (batch,), generator=rng)].to(device).float() / 127.5 - 1
+    posterior = model.encode(x).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=rng).to(device)
+    image = model.decode(posterior.mean + posterior.std * noise, return_dict=False)[0]
+    return (image - x).square().mean() + _KL * posterior.kl().mean() / x[0].numel()
+
+
+def _latents(new: NewStableDiffusion, images: object, folder: Path, device: str) -> Tensor:
+    """All latents at unit variance; sets the autoencoder's scaling factor, and saves both for reading back."""
+    new.autoencoder.register_to_config(scaling_factor=1.0)
+    new.save(folder)
+    latents = StableDiffusion(folder, device).encode(images)
+    scale = round(1 / float(latents.std()), 5)
+    new.autoencoder.register_to_config(scaling_factor=scale)
+    return latents * scale
+
+
+def _network_loss(
+    model: nn.Module, new: NewStableDiffusion, row: Base, latents: Tensor, ids: Tensor, seed: int, step: int, device: str
+) -> Tensor:
+    """Denoising loss at t = u^time_power with a share of empty captions (arXiv 2006.11239, eq. 14)."""
+    rng, batch = generator(seed, "network", step), row.network.batch
+    item = torch.randint(len(latents), (batch,), generator=rng)
+    caption = torch.where(torch.rand(batch, generator=rng) < row.drop, len(ids) - 1, item)
+    u = torch.rand(batch, generator=rng, dtype=torch.float64)
+    index = new.schedule.index((1 - u) ** row.time_power).round()
+    noise = torch.randn(batch, *latents.shape[1:], generator=rng).to(device)
+    t = (index + 1) / len(new.schedule)
+    alpha, sigma = (f(t).float().reshape(-1, 1, 1, 1).to(device) for f in (new.schedule.alpha, new.schedule.sigma))
+    x = alpha * latents[item.to(latents.device)] + sigma * noise
+    condition = model["text"](ids[caption].to(device))[0]
+    output = model["unet"](x, index.float().to(device), condition, return_dict=False)[0]
+    return (output - from_epsilon(row.prediction, noise, x, alpha, sigma)).square().mean()

@@ -1,0 +1,156 @@
+"""cache: the teacher solves windows; their two ends are kept, in shards that resume."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from perflow import artifacts, pairs
+from perflow.artifacts import Spec
+from perflow.config.rows import Pairs
+from perflow.core import guidance
+from perflow.core.chunks import chunked
+from perflow.core.fields import base_field
+from perflow.core.rng import generator, normal
+from perflow.core.solvers import SOLVERS, evaluations
+from perflow.core.windows import Windows
+from perflow.datasets import store
+from perflow.errors import PerflowError
+from perflow.loop import Step
+from perflow.models import handle
+
+_CHUNK = 128
+
+
+def cache(spec: Spec, teacher: Path, dataset: Path, out: Path, device: str = "cpu", shard_items: int = 1024) -> Generator[Step, None, dict[str, int]]:
+    """Write shards beside ``out`` and last ``out``, the manifest of the pairs.
+
+    An item is a window (``starts: data``: noised real latents, PeRFlow eq. 3) or a trajectory through
+    all windows (``starts: trajectory``). Everything about item i is a function of (seed, i), so neither
+    chunks nor shards nor an interruption change its bytes. A sound shard of this spec is kept.
+    """
+    row = Pairs.model_validate(spec.row)
+    work = _Work.load(spec, row, teacher, dataset, device)
+    folder = out.parent
+    entries = []
+    shards = work.shards(shard_items)
+    for index, items in enumerate(shards):
+        path = folder / pairs.shard_name(index)
+        header = {"spec": spec.hash, "teacher": work.teacher.sha256, "items": [int(items[0]), int(items[-1])]}
+        if not _sound(path, header):
+            tensors = work.solve(items)
+            artifacts.write_tensors(path, tensors, header | {"sha256": artifacts.tensor_hash(tensors)})
+        entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
+        yield Step("pairs", int(items[-1]) + 1, work.items)
+    conditions = folder / pairs.CONDITIONS
+    artifacts.write_tensors(conditions, {"conditions": work.conditions}, {"spec": spec.hash, "captions": work.captions})
+    artifacts.write_json(out, {
+        "spec": spec.hash,
+        "teacher": {"name": row.base, "sha256": work.teacher.sha256},
+        "edges": row.edges, "starts": row.starts, "solver": row.solver, "window_steps": row.window_steps,
+        "guidance": row.guidance, "drop": row.drop, "count": work.items * work.windows_each,
+        "teacher_evaluations": work.items * work.evaluations,
+        "shards": entries,
+        "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},
+    })  # fmt: skip
+    return {"teacher_evaluations": work.items * work.evaluations}
+
+
+def _sound(path: Path, header: dict) -> bool:
+    """Whether ``path`` is this very shard, whole: otherwise it is made anew."""
+    if not path.is_file():
+        return False
+    try:
+        tensors, found = artifacts.read_tensors(path)
+    except PerflowError:
+        return False
+    return found == header | {"sha256": artifacts.tensor_hash(tensors)}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every item needs: teacher, latents, captions, windows."""
+
+    spec: Spec
+    row: Pairs
+    teacher: handle.Model
+    latents: Tensor
+    captions: list[str]
+    caption_of: Tensor
+    conditions: Tensor
+    windows: Windows
+    device: str
+
+    @classmethod
+    def load(cls, spec: Spec, row: Pairs, teacher: Path, dataset: Path, device: str) -> _Work:
+        model = handle.load(teacher, device)
+        data = store.load(dataset, "base")
+        texts = data["text"]
+        captions = ["", *sorted(set(texts))]
+        number = {caption: i for i, caption in enumerate(captions)}
+        return cls(
+            spec, row, model, model.base.encode(store.images(data)), captions,
+            torch.tensor([number[text] for text in texts]), model.base.embed(captions), Windows(tuple(row.edges)), device,
+        )  # fmt: skip
+
+    @property
+    def windows_each(self) -> int:
+        """Windows that one item solves."""
+        return len(self.windows) if self.row.starts == "trajectory" else 1
+
+    @property
+    def items(self) -> int:
+        """Items of the cache: ``count`` pairs, rounded up to whole windows or trajectories."""
+        return self._per_window * (1 if self.row.starts == "trajectory" else len(self.windows))
+
+    @property
+    def _per_window(self) -> int:
+        return -(-self.row.count // len(self.windows))
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of the teacher for one item."""
+        return self.windows_each * evaluations(self.row.solver, self.row.window_steps) * guidance.nfe(self.row.guidance)
+
+    def shards(self, size: int) -> list[Tensor]:
+        """Item numbers of each shard: consecutive, and with ``starts: data`` within one window."""
+        blocks = torch.arange(self.items).split(self._per_window)
+        return [shard for block in blocks for shard in block.split(size)]
+
+    @torch.inference_mode()
+    def solve(self, items: Tensor) -> dict[str, Tensor]:
+        """The pairs of ``items``."""
+        seed, recipe = self.spec.seed, self.row
+        draws = [generator(seed, "pair", int(i)) for i in items]
+        image = torch.cat([torch.randint(len(self.latents), (1,), generator=rng) for rng in draws])
+        dropped = torch.cat([torch.rand(1, generator=rng) for rng in draws]) < recipe.drop
+        caption = torch.where(dropped, 0, self.caption_of[image])
+        noise = normal(self.latents.shape[1:], seed, "pair-noise", items.tolist()).to(self.device)
+        first = 0 if recipe.starts == "trajectory" else int(items[0]) // self._per_window
+        t = self.windows.start(first)
+        x = self.teacher.base.schedule.alpha(t) * self.latents[image] + self.teacher.base.schedule.sigma(t) * noise
+        x = x.float()
+        nodes = [x]
+        for k in range(first, first + self.windows_each):
+            x = chunked(lambda x, c, k=k: self._cross(x, c, k), _CHUNK, x, caption.to(self.device))
+            nodes.append(x)
+        windows = torch.arange(first, first + self.windows_each, dtype=torch.int32).repeat_interleave(len(items))
+        return {
+            "start": torch.cat(nodes[:-1]),
+            "end": torch.cat(nodes[1:]),
+            "k": windows,
+            "caption": caption.int().repeat(self.windows_each),
+        }
+
+    def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
+        """The teacher's solution over window k."""
+        network = guidance.guided(
+            self.teacher.base.network(), self.conditions[caption], self.conditions[:1], self.row.guidance
+        )
+        field = base_field(network, self.teacher.base.schedule, self.teacher.base.prediction)
+        times = torch.linspace(0, 1, self.row.window_steps + 1, dtype=torch.float64)
+        return SOLVERS[self.row.solver](field, x, self.windows.time(k, times).tolist(), self.teacher.base.schedule)

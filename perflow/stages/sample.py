@@ -1,0 +1,116 @@
+"""sample: all trials of one model, from per-item noise; and the course of its own trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perflow import artifacts
+from perflow.artifacts import Spec
+from perflow.config.rows import Samples, Trial
+from perflow.core.fields import base_field, student_field
+from perflow.core.guidance import guided
+from perflow.core.solvers import SOLVERS
+from perflow.core.straightness import coordinates, curvature, endpoint_error
+from perflow.datasets import store
+from perflow.errors import PerflowError
+from perflow.images import png, tile
+from perflow.loop import Step
+from perflow.models import SCHEDULERS, handle
+from perflow.models.drawer import Drawer
+
+_GRID = (4, 16)
+"""Rows and columns of a trial's picture."""
+
+
+def sample(spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, device: str = "cpu") -> Iterator[Step]:
+    """Write an archive of PNGs, the latents and a grid for each trial beside ``out``, and last ``out``.
+
+    Item i belongs to prompt i // per_prompt; its noise is a function of (seed, stream, i), so trials of
+    stream 0 have common noise. For a student on windows, ``flow.safetensors`` holds the straightness and
+    end-point error of each item in each window, on the student's own path.
+    """
+    row = Samples.model_validate(spec.row)
+    prompts = choose_prompts(dataset, row.sampling.split, row.sampling.prompts)
+    drawer = Drawer.load(model, device, [prompt["text"] for prompt in prompts], row.sampling.per_prompt, spec.seed)
+    total, trials = len(row.trials) + row.windowed, {}
+    for i, trial in enumerate(row.trials):
+        trials[trial.name] = _write_trial(out.parent, trial, drawer)
+        yield Step(trial.name, i + 1, total)
+    flow = None
+    if row.windowed:
+        flow = _write_flow(out.parent, row, drawer, handle.load(teacher, device), spec)
+        yield Step("flow", total, total)
+    artifacts.write_json(out, {
+        "spec": spec.hash, "model": row.model, "model_sha256": drawer.model.sha256, "base": row.base,
+        "prompts": prompts, "per_prompt": row.sampling.per_prompt, "trials": trials, "flow": flow,
+    })  # fmt: skip
+
+
+def choose_prompts(dataset: Path, split: str, count: int) -> list[dict[str, Any]]:
+    """The first ``count`` different captions of a split, with what they specify."""
+    data = store.load(dataset, split)
+    attributes = artifacts.read_json(dataset)["attributes"]
+    columns = {name: data[name] for name in ("text", *attributes)}
+    chosen: dict[str, dict[str, Any]] = {}
+    for i, text in enumerate(columns["text"]):
+        chosen.setdefault(text, {name: values[i] for name, values in columns.items()})
+        if len(chosen) == count:
+            return list(chosen.values())
+    raise PerflowError(
+        f"sampling.prompts: {count} different captions asked for, the split '{split}' of {dataset} has {len(chosen)}"
+    )
+
+
+def _write_trial(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
+    latents = drawer.draw(trial, drawer.noise(trial.stream))
+    if not bool(torch.isfinite(latents).all()):
+        raise PerflowError(f"{drawer.model.name} {trial.name}: samples are not finite; the model or solver diverged")
+    images = drawer.model.base.decode(latents)
+    files = {kind: folder / f"{trial.name}.{suffix}" for kind, suffix in
+             (("images", "zip"), ("latents", "safetensors"), ("grid", "png"))}  # fmt: skip
+    artifacts.write_archive(files["images"], {f"{i:05d}.png": png(image) for i, image in enumerate(images)})
+    artifacts.write_tensors(files["latents"], {"latents": latents}, {"model": drawer.model.sha256, **trial.model_dump()})
+    with artifacts.atomic(files["grid"]) as temporary:
+        temporary.write_bytes(png(tile(images[:: max(1, len(images) // (_GRID[0] * _GRID[1]))], *_GRID)))
+    entries = {kind: {"file": path.name, "sha256": artifacts.sha256_file(path)} for kind, path in files.items()}
+    return trial.model_dump(exclude={"name"}) | entries
+
+
+@torch.inference_mode()
+def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Model, spec: Spec) -> dict[str, Any]:
+    """Per item and window: straightness of the student and of the teacher from the student's own states, and
+    how far one step of the student ends from the teacher's end."""
+    recipe, flow = row.sampling.flow, drawer.model.flow
+    guidance = next(trial.guidance for trial in row.trials if trial.solver not in SCHEDULERS)
+    every = max(1, drawer.items // recipe.items)
+    chosen = torch.arange(0, drawer.items, every)[: recipe.items]
+    conditions = drawer.conditions[chosen]
+    says = student_field(guided(drawer.model.base.network(drawer.model.unet), conditions, drawer.null, guidance), flow)
+    teach = base_field(
+        guided(teacher.base.network(), conditions, drawer.null, row.sampling.teacher.guidance),
+        teacher.base.schedule, teacher.base.prediction,
+    )  # fmt: skip
+    positions = [j / recipe.substeps for j in range(recipe.substeps + 1)]
+    x, columns = drawer.noise(0)[chosen], {"straightness": [], "teacher_straightness": [], "endpoint_error": []}
+    for k in range(len(flow.windows)):
+        own, exact = [x], [x]
+        for u_from, u_to in zip(positions, positions[1:], strict=False):
+            own.append(flow.step(own[-1], says(own[-1], k, u_from), k, u_from, u_to))
+            per = max(1, recipe.solver_steps // recipe.substeps)
+            times = flow.time(k, torch.linspace(u_from, u_to, per + 1, dtype=torch.float64)).tolist()
+            exact.append(SOLVERS[recipe.solver](teach, exact[-1], times, flow.schedule))
+        end = flow.step(x, says(x, k, 0.0), k, 0.0, 1.0)
+        columns["straightness"].append(curvature(*coordinates(own, flow, k, positions)))
+        columns["teacher_straightness"].append(curvature(*coordinates(exact, flow, k, positions)))
+        columns["endpoint_error"].append(endpoint_error(end, exact[-1], x))
+        x = end
+    path = folder / "flow.safetensors"
+    tensors = {name: torch.stack(values, dim=1).float() for name, values in columns.items()}
+    artifacts.write_tensors(path, tensors | {"items": chosen}, {"spec": spec.hash})
+    return {"file": path.name, "sha256": artifacts.sha256_file(path), "edges": list(flow.windows.edges),
+            "path": flow.path, "guidance": guidance}  # fmt: skip

@@ -1,0 +1,20 @@
+rule base:
+    """Train the base {wildcards.base} and save it as a diffusers pipeline."""
+    input:
+        spec="results/specs/bases/{base}.json",
+        dataset=dataset_of_base,
+    output:
+        model="results/bases/{base}/model.json",
+        curve="results/bases/{base}/curve.jsonl",
+        cost="results/bases/{base}/cost.json",
+    log:
+        "logs/base/{base}.log",
+    benchmark:
+        "logs/base/{base}.tsv"
+    threads: 2
+    priority: 40
+    resources:
+        gpu=GPU,
+    shell:
+        "{PERFLOW} base --spec {input.spec:q} --dataset {input.dataset:q}"
+        " --out {output.model:q} --log {log:q}"

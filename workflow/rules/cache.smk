@@ -1,0 +1,20 @@
+rule cache:
+    """Let the teacher make the window pairs {wildcards.pairs}."""
+    input:
+        spec="results/specs/pairs/{pairs}.json",
+        teacher=teacher_of_pairs,
+        dataset=dataset_of_pairs,
+    output:
+        manifest="results/pairs/{pairs}/manifest.json",
+        cost="results/pairs/{pairs}/cost.json",
+    log:
+        "logs/cache/{pairs}.log",
+    benchmark:
+        "logs/cache/{pairs}.tsv"
+    threads: 1
+    priority: 30
+    resources:
+        gpu=GPU,
+    shell:
+        "{PERFLOW} cache --spec {input.spec:q} --teacher {input.teacher:q}"
+        " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"

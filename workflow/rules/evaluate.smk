@@ -1,0 +1,19 @@
+rule evaluate:
+    """Measure the samples of {wildcards.model}."""
+    input:
+        spec="results/specs/evaluations/{model}.json",
+        samples="results/samples/{model}/manifest.json",
+        teacher=teacher_samples_of,
+        dataset=dataset_of_samples,
+        extractor=extractor_of,
+    output:
+        metrics="results/metrics/{model}.json",
+        cost="results/metrics/{model}.cost.json",
+    log:
+        "logs/evaluate/{model}.log",
+    benchmark:
+        "logs/evaluate/{model}.tsv"
+    threads: 1
+    shell:
+        "{PERFLOW} evaluate --spec {input.spec:q} --samples {input.samples:q} --teacher {input.teacher:q}"
+        " --dataset {input.dataset:q} --extractor {input.extractor:q} --out {output.metrics:q} --log {log:q}"

@@ -1,0 +1,21 @@
+rule export:
+    """Export {wildcards.student} as a delta on its base."""
+    input:
+        spec="results/specs/deltas/{student}.json",
+        student_spec="results/specs/students/{student}.json",
+        weights="results/students/{student}/ema.safetensors",
+        base=base_of_student,
+    output:
+        delta="results/students/{student}/delta.safetensors",
+        model="results/students/{student}/model.json",
+        cost="results/students/{student}/export.cost.json",
+    log:
+        "logs/export/{student}.log",
+    benchmark:
+        "logs/export/{student}.tsv"
+    threads: 1
+    priority: 25
+    shell:
+        "{PERFLOW} export --spec {input.spec:q} --student-spec {input.student_spec:q}"
+        " --weights {input.weights:q} --base {input.base:q} --out {output.delta:q}"
+        " --model {output.model:q} --log {log:q}"

@@ -1,0 +1,15 @@
+rule fetch:
+    """Make the images and captions of {wildcards.dataset}."""
+    input:
+        spec="results/specs/datasets/{dataset}.json",
+    output:
+        manifest="data/{dataset}/manifest.json",
+        cost="data/{dataset}/cost.json",
+    log:
+        "logs/fetch/{dataset}.log",
+    benchmark:
+        "logs/fetch/{dataset}.tsv"
+    threads: 1
+    priority: 50
+    shell:
+        "{PERFLOW} fetch --spec {input.spec:q} --out {output.manifest:q} --log {log:q}"

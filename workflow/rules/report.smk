@@ -1,0 +1,64 @@
+TABLES = ["main", "ablation", "windows", "curves", "costs", "comparisons", "rows"]
+
+
+rule collect:
+    """Gather what the study names into tables."""
+    input:
+        study="results/specs/study.json",
+        metrics=expand("results/metrics/{model}.json", model=STUDY.samples),
+        costs=expand("results/metrics/{model}.cost.json", model=STUDY.samples),
+        deltas=expand("results/students/{student}/delta.safetensors", student=STUDY.students),
+    output:
+        tables=expand("results/tables/{table}.csv", table=TABLES),
+        metrics="results/metrics.json",
+    log:
+        "logs/collect.log",
+    benchmark:
+        "logs/collect.tsv"
+    threads: 1
+    shell:
+        "{PERFLOW} collect 2> {log:q} || (cat {log:q} >&2; exit 1)"
+
+
+rule track:
+    """Bring MLflow in step with the files."""
+    input:
+        metrics="results/metrics.json",
+    output:
+        runs="results/runs.json",
+    params:
+        database=str(ROOT / "mlflow.db"),
+        artifacts=str(ROOT / "mlruns"),
+    log:
+        "logs/track.log",
+    benchmark:
+        "logs/track.tsv"
+    threads: 1
+    shell:
+        "{PERFLOW} track --database {params.database:q} --artifacts {params.artifacts:q}"
+        " 2> {log:q} || (cat {log:q} >&2; exit 1)"
+
+
+rule report:
+    """Execute the report's notebook."""
+    input:
+        metrics="results/metrics.json",
+        tables=rules.collect.output.tables,
+        # The page names the runs; after a clone and a pull the runs are new, and the page stays as it is.
+        runs=ancient("results/runs.json"),
+        notebook=ROOT / "notebooks" / "report.ipynb",
+        published=ROOT / "workflow" / "report" / "published.json",
+    output:
+        notebook="reports/report.ipynb",
+        page=report("reports/report.html", caption="../report/report.rst", category="Report"),
+    params:
+        database=str(ROOT / "mlflow.db"),
+    log:
+        "logs/report.log",
+    benchmark:
+        "logs/report.tsv"
+    threads: 1
+    shell:
+        "{PERFLOW} report --notebook {input.notebook:q} --published {input.published:q}"
+        " --out {output.page:q} --database {params.database:q}"
+        " 2> {log:q} || (cat {log:q} >&2; exit 1)"

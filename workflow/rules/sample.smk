@@ -1,0 +1,21 @@
+rule sample:
+    """Draw all trials of {wildcards.model}."""
+    input:
+        spec="results/specs/samples/{model}.json",
+        model=handle_of_model,
+        teacher=base_of_model,
+        dataset=dataset_of_samples,
+    output:
+        manifest="results/samples/{model}/manifest.json",
+        cost="results/samples/{model}/cost.json",
+    log:
+        "logs/sample/{model}.log",
+    benchmark:
+        "logs/sample/{model}.tsv"
+    threads: 1
+    priority: 10
+    resources:
+        gpu=GPU,
+    shell:
+        "{PERFLOW} sample --spec {input.spec:q} --model {input.model:q} --teacher {input.teacher:q}"
+        " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"

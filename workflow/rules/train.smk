@@ -1,0 +1,21 @@
+rule train:
+    """Teach {wildcards.student} from its window pairs."""
+    input:
+        spec="results/specs/students/{student}.json",
+        base=base_of_student,
+        pairs=pairs_of_student,
+    output:
+        weights="results/students/{student}/ema.safetensors",
+        curve="results/students/{student}/curve.jsonl",
+        cost="results/students/{student}/cost.json",
+    log:
+        "logs/train/{student}.log",
+    benchmark:
+        "logs/train/{student}.tsv"
+    threads: 1
+    priority: 20
+    resources:
+        gpu=GPU,
+    shell:
+        "{PERFLOW} train --spec {input.spec:q} --base {input.base:q} --pairs {input.pairs:q}"
+        " --out {output.weights:q} --log {log:q}"
