@@ -38,4 +38,5 @@ rule all:
 
 
 onsuccess:
-    shell("{PERFLOW} table && echo 'The report is reports/report.html; curves and grids: mlflow ui'")
+    if Path("reports/report.html").exists():
+        shell("{PERFLOW} table && echo 'The report is reports/report.html; curves and grids: mlflow ui'")

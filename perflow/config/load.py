@@ -66,9 +66,13 @@ def checked(kind: type[Row], data: Any, where: str) -> Any:
         raise PerflowError(f"{where}: {_one_line(kind, error)}") from None
 
 
+_UNION = re.compile(r"\[key\]$|constrained-|(dict|list|literal|function)\b.*[\[\]-]")
+"""Parts of pydantic's location that name a type, not a place."""
+
+
 def _one_line(kind: type[Row], error: ValidationError) -> str:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    place = ".".join(str(part) for part in first["loc"] if not _UNION.match(str(part)))
     if first["type"] == "extra_forbidden":
         return f"{place}: unknown key; known here: {', '.join(_fields_at(kind, first['loc'][:-1]))}"
     if first["type"] == "missing":

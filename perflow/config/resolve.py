@@ -240,8 +240,8 @@ def _method(place: str, given: dict[str, Any]) -> dict[str, Any]:
         made = TypeAdapter(kind, config=None).validate_python(options, strict=False)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise PerflowError(f"{place}.method.{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        where = ".".join(str(part) for part in ("", *first["loc"]))
+        raise PerflowError(f"{place}.method{where}: {first['msg'].removeprefix('Value error, ')}") from None
     return {"name": name} | {option: getattr(made, option) for option in known}
 
 

@@ -104,7 +104,8 @@ class Digits:
         if self.resolution < 16 or self.resolution % 16:
             raise PerflowError(f"digits: resolution {self.resolution} is not valid; it is a multiple of 16")
         if set(self.counts) != set(SPLITS):
-            raise PerflowError(f"digits: counts name {sorted(self.counts)}; they must name {', '.join(SPLITS)}")
+            names = ", ".join(SPLITS)
+            raise PerflowError(f"digits: counts are for {sorted(self.counts)}; there must be one for {names}")
 
     def rows(self, split: str) -> Iterator[dict[str, Any]]:
         """The items of ``split`` in order."""

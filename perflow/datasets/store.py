@@ -46,7 +46,8 @@ def split_file(manifest_path: str | Path, split: str) -> Path:
     files = artifacts.read_json(manifest_path)["files"]
     if split not in files:
         raise PerflowError(f"{manifest_path}: no split '{split}'; there are {', '.join(sorted(files))}")
-    return artifacts.verify_file(Path(manifest_path).parent / files[split]["file"], files[split]["sha256"], manifest_path)
+    path = Path(manifest_path).parent / files[split]["file"]
+    return artifacts.verify_file(path, files[split]["sha256"], manifest_path)
 
 
 def load(manifest_path: str | Path, split: str) -> datasets.Dataset:
@@ -54,7 +55,8 @@ def load(manifest_path: str | Path, split: str) -> datasets.Dataset:
     import datasets
     import pyarrow.parquet as parquet
 
-    return datasets.Dataset(datasets.table.InMemoryTable(parquet.read_table(split_file(manifest_path, split))))
+    table = parquet.read_table(split_file(manifest_path, split))
+    return datasets.Dataset(datasets.table.InMemoryTable(table))
 
 
 def images(dataset: datasets.Dataset) -> np.ndarray:

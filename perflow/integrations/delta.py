@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from perflow.artifacts import read_tensors, tensor_hash
@@ -48,7 +49,7 @@ def apply_delta(pipe_or_unet: T, path_or_delta: str | Path | Delta, other_base: 
         _refuse_other_base(name, base, weights)
     scheduler = None
     if unet is not pipe_or_unet and edges is not None:
-        scheduler = _scheduler(name, header, pipe_or_unet.scheduler.config)
+        scheduler = _scheduler(name, header, pipe_or_unet.scheduler)
 
     for key, weight in weights.items():
         change = delta[key].to(weight.device, torch.float32)
@@ -65,7 +66,7 @@ def _refuse_other_tensors(name: str, delta: Mapping[str, Tensor], weights: Mappi
     ):
         if keys:
             raise PerflowError(
-                f"{name}: {problem} {len(keys)} tensors, the first is '{keys[0]}'; it is another model's"
+                f"{name}: {problem} {len(keys)} tensor(s), first '{keys[0]}'; it is another model's"
             )
     for key, weight in weights.items():
         if delta[key].shape != weight.shape:
@@ -90,12 +91,16 @@ def _required(name: str, header: Mapping[str, Any], key: str) -> Any:
     return header[key]
 
 
-def _scheduler(name: str, header: Mapping[str, Any], base: Mapping[str, Any]) -> PeRFlowScheduler:
+def _scheduler(name: str, header: Mapping[str, Any], base: SchedulerMixin) -> PeRFlowScheduler:
+    missing = [key for key in _SCHEDULE if key not in base.config]
+    if missing:
+        raise PerflowError(
+            f"{name}: the pipeline's {type(base).__name__} has no {missing[0]}; keep the base's own scheduler"
+        )
     # Spelt out, not from_config: that replaces what the other class had by default with our defaults.
-    schedule = {key: _required("the pipeline's scheduler", base, key) for key in _SCHEDULE}
     return PeRFlowScheduler(
-        **schedule,
-        rescale_betas_zero_snr=base.get("rescale_betas_zero_snr", False),
+        **{key: base.config[key] for key in _SCHEDULE},
+        rescale_betas_zero_snr=base.config.get("rescale_betas_zero_snr", False),
         prediction_type=_required(name, header, "prediction"),
         windows=list(_required(name, header, "edges")),
         path=_required(name, header, "path"),

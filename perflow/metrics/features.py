@@ -53,7 +53,7 @@ class Extractor(nn.Module):
         return features, {name: head(hidden) for name, head in self.heads.items()}
 
     def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """uint8 images [N, H, W, 3] to standardised features, float64 [N, 64], and predicted labels by attribute.
+        """uint8 images [N, H, W, 3] to standardised features, float64 [N, 64], and labels [N] by attribute.
 
         Computed in padded chunks of one size, so a row does not depend on how many there are.
         """
@@ -71,7 +71,7 @@ class Extractor(nn.Module):
         side = self.resolution
         if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
             raise PerflowError(
-                f"extractor: images are {images.dtype} {images.shape[1:]}; it was trained on uint8 ({side}, {side}, 3)"
+                f"extractor: images are {images.dtype} {images.shape[1:]}, it reads uint8 ({side}, {side}, 3)"
             )
 
         def rows(part: Tensor) -> Tensor:

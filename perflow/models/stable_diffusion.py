@@ -68,11 +68,13 @@ class StableDiffusion:
 
     def _load(self, kind: Any, part: str) -> nn.Module:
         try:
-            model = kind.from_pretrained(self.folder / part, use_safetensors=True, local_files_only=True)
+            model = kind.from_pretrained(
+                self.folder / part, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+            )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise PerflowError(f"{self.folder / part}: cannot be loaded as {kind.__name__} ({reason})") from None
-        return model.to(self.device, torch.float32).eval().requires_grad_(False)
+        return model.to(self.device).eval().requires_grad_(False)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

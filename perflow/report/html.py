@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from perflow.report.drawing import style
+
 
 class Html(str):
     """HTML that a notebook shows as such."""
@@ -29,7 +31,7 @@ class Cell(NamedTuple):
     style: str = ""
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str | Cell] | str], caption: str = "", style: str = "") -> Html:
+def table(header: Sequence[str], rows: Sequence[Sequence[str | Cell] | str], caption: str = "", kind: str = "") -> Html:
     """A table that scrolls sideways by itself. A row that is a plain string is a heading across all columns.
 
     Text cells are escaped; a :class:`Cell` holds HTML.
@@ -42,7 +44,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | Cell] | str], cap
             parts.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(header)}">{escape(row)}</th></tr>')
         else:
             parts.append("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>")
-    return Html(f'<div class="scroll"><table class="{style}">' + "".join(parts) + "</tbody></table></div>")
+    return Html(f'<div class="scroll"><table class="{kind}">' + "".join(parts) + "</tbody></table></div>")
 
 
 def _cell(cell: str | Cell) -> str:
@@ -61,13 +63,12 @@ def badge(text: str) -> str:
 
 def figure(drawn: Figure, caption: str, vector: bool = True) -> Html:
     """A figure inside the page, as SVG, or as PNG where it is made of pixels; ``caption`` is its text as well."""
-    buffer = io.BytesIO()
-    if vector:
-        drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        kind = "svg+xml"
-    else:
-        drawn.savefig(buffer, format="png", dpi=drawn.dpi, metadata={"Software": None})
-        kind = "png"
+    buffer, kind = io.BytesIO(), "svg+xml" if vector else "png"
+    with style():
+        if vector:
+            drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        else:
+            drawn.savefig(buffer, format="png", dpi=drawn.dpi, metadata={"Software": None})
     data = base64.b64encode(buffer.getvalue()).decode()
     width = round(drawn.get_figwidth() * 96)
     text = escape(caption)

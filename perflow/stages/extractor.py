@@ -23,10 +23,8 @@ _STRETCH = 0.2
 _SHIFT = 0.15  # of half the image's side
 
 
-def extractor(
-    spec: Spec, dataset: str | Path, out: str | Path, state: str | Path, device: str = "cpu"
-) -> Iterator[Step]:
-    """Train on the split "extractor" of the manifest ``dataset``; write ``out`` and ``curve.jsonl`` beside it.
+def extractor(spec: Spec, dataset: Path, out: Path, state: Path, device: str = "cpu") -> Iterator[Step]:
+    """Train on the split "extractor" of a data set's manifest; write ``out``, ``curve.jsonl`` beside it.
 
     The header of ``out`` holds the architecture and the accuracy by attribute on the split "reference",
     whose handwritten digits the network has never seen.
@@ -38,7 +36,7 @@ def extractor(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(spec.seed, "extractor").initial_seed())
         model = Extractor(heads, manifest["resolution"])
-    loop = Loop(model, row.training, Path(state), phase="extractor", device=device)
+    loop = Loop(model, row.training, state, phase="extractor", device=device)
     pixels, targets = torch.from_numpy(images), {name: torch.from_numpy(v) for name, v in labels.items()}
 
     def loss(network: torch.nn.Module, step: int) -> Tensor:
@@ -60,11 +58,11 @@ def extractor(
         "architecture": trained.architecture(),
         "accuracy": {name: float(np.mean(predicted[name] == labels[name])) for name in heads},
     }
-    artifacts.write_jsonl(Path(out).with_name("curve.jsonl"), loop.curve)
+    artifacts.write_jsonl(out.with_name("curve.jsonl"), loop.curve)
     artifacts.write_tensors(out, trained.state_dict(), header)
 
 
-def _split(dataset: str | Path, split: str, heads: dict) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _split(dataset: Path, split: str, heads: dict) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Images [N, H, W, 3] and int64 labels [N] by attribute."""
     table = store.load(dataset, split)
     return store.images(table), {name: np.asarray(table[f"label_{name}"], dtype=np.int64) for name in heads}

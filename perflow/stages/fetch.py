@@ -11,7 +11,7 @@ from perflow.config.rows import Dataset
 from perflow.datasets import DATASETS, SPLITS, store
 
 
-def fetch(spec: Spec, out: str | Path) -> None:
+def fetch(spec: Spec, out: Path) -> None:
     """Write ``<split>.parquet`` beside ``out``, and last ``out``, the manifest that names and hashes them.
 
     The manifest also carries ``attributes`` (name -> values) and ``words`` (all words of captions), so
@@ -21,7 +21,7 @@ def fetch(spec: Spec, out: str | Path) -> None:
     source = pkgutil.resolve_name(DATASETS[row.source])(row.resolution, row.counts, spec.seed)
     files, columns = {}, []
     for split in SPLITS:
-        path = Path(out).parent / f"{split}.parquet"
+        path = out.parent / f"{split}.parquet"
         columns = store.write(path, source.rows(split), source.attributes())
         files[split] = {"file": path.name, "sha256": artifacts.sha256_file(path)}
     manifest = {

@@ -1,0 +1,42 @@
+"""What a metric sees: one trial's samples, the teacher's, real images, and which items belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A set of N images, as the extractor and the prompts describe it.
+
+    Compared by identity, so that what is derived from one set is computed once (``functools.lru_cache``).
+    """
+
+    features: np.ndarray
+    """[N, D] float64, standardised."""
+    predicted: Mapping[str, np.ndarray]
+    """Labels [N] the extractor reads, by attribute."""
+    latents: np.ndarray | None = None
+    """[N, ...], or None for real images."""
+    prompts: np.ndarray | None = None
+    """Index [N] of each item's prompt, or None where items are independent."""
+    groups: np.ndarray | None = None
+    """Jackknife group [N] of each item; whole prompts share one. None: nothing is ever left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One trial to be measured."""
+
+    samples: Images
+    teacher: Images
+    """The teacher's samples from the same noise: item i has item i's noise and prompt."""
+    independent: Images
+    """The teacher's samples from other noise, for the same prompts."""
+    real: Images
+    """Real images, a fixed set."""
+    wanted: Mapping[str, np.ndarray]
+    """Labels [N] the prompts ask for, by attribute; -1 where a prompt leaves it open."""

@@ -1,0 +1,46 @@
+"""The report: tables collected from artifacts, readings computed from them, figures, one page.
+
+``collect`` comes first, then ``render`` executes the notebook, which calls the sections below; ``summary`` and
+``markdown`` print the main table. pandas and matplotlib are imported here and nowhere else.
+"""
+
+from perflow.report.data import Report, load
+from perflow.report.listings import ablation_table, main_table
+from perflow.report.render import render
+from perflow.report.sections import (
+    ablation,
+    costs,
+    curves,
+    flow,
+    opening,
+    provenance,
+    published,
+    quality,
+    readings,
+    samples,
+    settings,
+)
+from perflow.report.tables import collect
+from perflow.report.text import markdown, summary
+
+__all__ = [
+    "Report",
+    "ablation",
+    "ablation_table",
+    "collect",
+    "costs",
+    "curves",
+    "flow",
+    "load",
+    "main_table",
+    "markdown",
+    "opening",
+    "provenance",
+    "published",
+    "quality",
+    "readings",
+    "render",
+    "samples",
+    "settings",
+    "summary",
+]

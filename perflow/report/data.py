@@ -1,0 +1,81 @@
+"""What the report reads: the study, the collected tables, the published figures, the MLflow runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from perflow import artifacts
+from perflow.errors import PerflowError
+from perflow.report.study import read_study
+from perflow.report.tables import TABLES
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a section or a figure draws on."""
+
+    study: dict[str, Any]
+    results: Path
+    tables: dict[str, pandas.DataFrame]
+    published: dict[str, Any]
+    runs: dict[str, str]
+    """Row -> MLflow run id; empty where nothing was tracked."""
+
+    @property
+    def main(self) -> pandas.DataFrame:
+        """Methods by metrics, one line each."""
+        return self.tables["main"]
+
+    @property
+    def extractor(self) -> str:
+        """Name of the feature network."""
+        return self.study["extractor"]
+
+    def extractor_accuracy(self) -> float | dict[str, float] | None:
+        """Accuracy of the feature network on images it has not seen: one number, or one an attribute."""
+        first = self.study["models"][0]["name"]
+        return artifacts.read_json(self.results / "metrics" / f"{first}.json")["extractor"].get("accuracy")
+
+    def wide(self) -> list[dict[str, Any]]:
+        """See :func:`wide`."""
+        return wide(self.main)
+
+
+def wide(main: pandas.DataFrame) -> list[dict[str, Any]]:
+    """A dict for each method at each number of steps: its description, and ``metrics``: metric -> line of the table."""
+    arms: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in records(main):
+        arms.setdefault((line["key"], line["trial"]), line | {"metrics": {}})["metrics"][line["metric"]] = line
+    return list(arms.values())
+
+
+def records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
+    """Lines of a table as dicts; an empty cell is None."""
+    return [
+        {name: None if pandas.isna(value) else value for name, value in line.items()}
+        for line in frame.to_dict(orient="records")
+    ]
+
+
+def load(study_spec: str | Path, results_dir: str | Path, published: str | Path, runs: str | Path | None = None) -> Report:
+    """Read what :func:`perflow.report.tables.collect` wrote; ``runs`` is results/runs.json, if there is one."""
+    results = Path(results_dir)
+    return Report(
+        read_study(study_spec),
+        results,
+        {name: read_table(results / "tables" / f"{name}.csv") for name in TABLES},
+        artifacts.read_json(published),
+        artifacts.read_json(runs) if runs else {},
+    )
+
+
+def read_table(path: Path) -> pandas.DataFrame:
+    """One of the csv files of results/tables; PerflowError naming it if it is missing or broken."""
+    try:
+        return pandas.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise PerflowError(f"{path}: not a readable table ({error}); perflow report writes it") from None

@@ -1,0 +1,148 @@
+"""The two tables of results: every method, and every number of windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+from perflow.report.data import Report, records
+from perflow.report.html import Cell, Html, table
+from perflow.report.study import METRICS, metric_name
+from perflow.report.words import number
+
+_SHORT = {
+    "fd_teacher": "FD to teacher",
+    "kid_teacher": "KID to teacher ·10³",
+    "fd_real": "FD to real",
+    "kid_real": "KID to real ·10³",
+    "precision": "precision",
+    "recall": "recall",
+    "diversity": "diversity",
+    "prompt_accuracy": "prompt accuracy",
+    "teacher_mse": "relative MSE",
+}
+_GROUPS = (
+    ("The teacher's own samples", lambda arm: arm["kind"] == "base" and arm["trial"].startswith("teacher")),
+    ("Training-free: the base with another solver", lambda arm: arm["kind"] == "base"),
+    ("Students on their windows", lambda arm: arm["windowed"]),
+    ("Students with an ordinary solver", lambda arm: True),
+)
+
+
+def main_table(report: Report) -> Html:
+    """Every method at every number of steps with every metric; the interval stands below the value."""
+    arms = report.wide()
+    metrics = [name for name in METRICS if any(name in arm["metrics"] for arm in arms)]
+    several = len({arm["base"] for arm in arms}) > 1
+    first, rest = metrics[:1], metrics[1:]
+    header = ["method", "steps", "evaluations", *(_SHORT[name] for name in first), "log scale", "over seeds"]
+    header += [_SHORT[name] for name in rest]
+    bar = _bars(arms, metrics[0]) if metrics else None
+    parts = []
+    for base in dict.fromkeys(arm["base"] for arm in arms):
+        rows: list[list[Cell] | str] = []
+        left = [arm for arm in arms if arm["base"] == base]
+        for title, belongs in _GROUPS:
+            group, left = [arm for arm in left if belongs(arm)], [arm for arm in left if not belongs(arm)]
+            if group:
+                rows.append(title)
+                rows += _block(group, first, rest, bar)
+        parts.append(table(header, rows, f"Base {base}" if several else "", "results"))
+    return Html("".join(parts))
+
+
+def _block(arms: list[dict], first: list[str], rest: list[str], bar: Callable[[dict | None], Cell]) -> list[list[Cell]]:
+    rows: list[list[Cell]] = []
+    for label in dict.fromkeys(arm["label"] for arm in arms):
+        same = [arm for arm in arms if arm["label"] == label]
+        for i, arm in enumerate(same):
+            name = [Cell(_named(arm), len(same), "method")] if i == 0 else []
+            cells = [Cell(str(arm["steps"])), Cell(str(arm["nfe"]))]
+            for metric in first:
+                line = arm["metrics"].get(metric)
+                cells += [_value(metric, line, "key"), bar(line), _spread(metric, line)]
+            cells += [_value(metric, arm["metrics"].get(metric)) for metric in rest]
+            rows.append(name + cells)
+    return rows
+
+
+def _named(arm: dict[str, Any]) -> str:
+    """A method's name, and below it what its pairs were."""
+    about = [arm["starts"] and f"starts: {arm['starts']}", arm["guidance_mode"]]
+    small = f"<small>{escape(', '.join(part for part in about if part))}</small>" if any(about) else ""
+    return f"{escape(arm['label'])}{small}"
+
+
+def _scale(metric: str) -> float:
+    return 1000.0 if metric.startswith("kid_") else 1.0
+
+
+def _value(metric: str, line: dict | None, style: str = "") -> Cell:
+    if line is None:
+        return Cell("", 1, style)
+    scale = _scale(metric)
+    value, low, high = (number(None if line[name] is None else line[name] * scale) for name in ("value", "low", "high"))
+    return Cell(f"{value}<small>[{low}, {high}]</small>" if low else value, 1, style)
+
+
+def _spread(metric: str, line: dict | None) -> Cell:
+    """Mean and standard deviation over training seeds."""
+    if line is None or line["n_seeds"] == 1:
+        return Cell("")
+    scale = _scale(metric)
+    mean, deviation = number(line["seed_mean"] * scale), number(line["seed_std"] * scale, 2)
+    return Cell(f"{mean} ± {deviation}<small>{line['n_seeds']} seeds</small>")
+
+
+def _bars(arms: list[dict], metric: str, width: int = 120) -> Callable[[dict | None], Cell]:
+    """Draws a value with its interval as a dot on a line, on one logarithmic axis for the whole table."""
+    lines = [arm["metrics"][metric] for arm in arms if metric in arm["metrics"]]
+    positive = [line[name] for line in lines for name in ("value", "low", "high") if line[name] and line[name] > 0]
+    low, high = (math.log(min(positive)), math.log(max(positive))) if positive else (0.0, 1.0)
+
+    def place(value: float) -> float:
+        return 4 + (width - 8) * (math.log(max(value, math.exp(low))) - low) / ((high - low) or 1.0)
+
+    def draw(line: dict | None) -> Cell:
+        if line is None or not line["value"] or line["value"] <= 0:
+            return Cell("")
+        left, dot, right = (place(line[name] or line["value"]) for name in ("low", "value", "high"))
+        return Cell(
+            f'<svg class="bar" width="{width}" height="14" viewBox="0 0 {width} 14" aria-hidden="true">'
+            f'<line x1="0" x2="{width}" y1="7" y2="7"/><line class="range" x1="{left:.1f}" x2="{right:.1f}" y1="7" y2="7"/>'
+            f'<circle cx="{dot:.1f}" cy="7" r="3.5"/></svg>'
+        )
+
+    return draw
+
+
+def ablation_table(report: Report, metric: str = "fd_teacher") -> Html:
+    """One metric by windows (down) and steps (across), a table for each entry that has several numbers of windows."""
+    lines = [row for row in records(report.tables["ablation"]) if row["metric"] == metric]
+    parts = []
+    for base, entry in dict.fromkeys((row["base"], row["entry"]) for row in lines):
+        own = [row for row in lines if (row["base"], row["entry"]) == (base, entry)]
+        steps = sorted({row["steps"] for row in own})
+        rows = []
+        for key in dict.fromkeys(row["key"] for row in own):
+            cells = {row["steps"]: row for row in own if row["key"] == key}
+            any_row = next(iter(cells.values()))
+            row = [Cell(str(int(any_row["windows"])), 1, "method"), Cell(str(any_row["n_seeds"]))]
+            for count in steps:
+                line = cells.get(count)
+                row.append(_ablated(metric, line))
+            rows.append(row)
+        name = own[0]["label"].split(", K=")[0]
+        caption = f"{name} on {base}: {metric_name(metric, report.extractor)}; the shaded cells take one step a window"
+        parts.append(table(["windows K", "seeds", *(f"{count} steps" if count > 1 else "1 step" for count in steps)], rows, caption))
+    return Html("".join(parts)) if parts else Html("<p>No entry of this study stands with more than one number of windows.</p>")
+
+
+def _ablated(metric: str, line: dict | None) -> Cell:
+    if line is None:
+        return Cell("")
+    cell = _value(metric, line, "key" if line["one_step_a_window"] else "")
+    spread = f"<small>seeds ± {number(line['seed_std'], 2)}</small>" if line["n_seeds"] > 1 else ""
+    return cell._replace(html=cell.html + spread)

@@ -1,0 +1,227 @@
+"""The sections of the report, in the order of the notebook, which only calls them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from html import escape
+from typing import Any
+
+from perflow.checkout import checkout
+from perflow.report import figures, galleries
+from perflow.report.data import Report, records
+from perflow.report.html import Cell, Html, badge, figure, folded, paragraph, pre, table
+from perflow.report.study import metric_name
+from perflow.report.words import NOT_TESTED, count, listed, number, seconds, sentence, size, verdict
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "datasets", "accelerate", "safetensors", "numpy", "scipy")
+
+
+def _bases(report: Report) -> list[str]:
+    return list(dict.fromkeys(model["base"] for model in report.study["models"]))
+
+
+def _joined(parts: Any) -> Html:
+    return Html("".join(part for part in parts if part))
+
+
+def opening(report: Report) -> Html:
+    """What was done, in numbers, and how the published orderings came out."""
+    models = report.study["models"]
+    students = [model for model in models if model["kind"] == "student"]
+    sampling = report.study["settings"]["sampling"]
+    rows = records(report.tables["comparisons"])
+    found = _verdicts(report, rows)
+    tested = [item for item in found if item != NOT_TESTED]
+    kinds = {kind: tested.count(kind) for kind in ("seen", "not seen", "within noise")}
+    said = [f"{number} {kind}" for kind, number in kinds.items() if number]
+    if mixed := len(tested) - sum(kinds.values()):
+        said.append(f"{mixed} seen in part")
+    cards = [
+        ("bases", len(_bases(report))),
+        ("trained students", len(students)),
+        ("trials", sum(len(model["trials"]) for model in models)),
+        ("samples a trial", sampling["prompts"] * sampling["per_prompt"]),
+        ("comparisons", len(rows)),
+    ]
+    shown = "".join(f"<div><b>{value:,}</b><span>{escape(name)}</span></div>" for name, value in cards)
+    text = f"Of {count(len(found), 'ordering')} looked for, {len(tested)} could be tested"
+    text += f": {listed(said)}." if said else "."
+    if len(found) > len(tested):
+        text += f" {len(found) - len(tested)} need rows that this study does not have."
+    return Html(f'<div class="cards">{shown}</div>{paragraph(text)}')
+
+
+def _orderings(report: Report) -> list[dict[str, Any]]:
+    return report.published["orderings"]
+
+
+def _verdicts(report: Report, rows: list[dict[str, Any]]) -> list[str]:
+    return [verdict([row for row in rows if row["ordering"] == item["name"]]) for item in _orderings(report)]
+
+
+def settings(report: Report) -> Html:
+    """The settings one has to know to read the numbers; the whole of params.yaml is folded below."""
+    chosen, study = report.study["settings"], report.study
+    teacher, sampling, training = study["teacher"], chosen["sampling"], chosen["training"]
+    rows = [("data", "; ".join(f"{n}: {d['source']}, {d['resolution']} × {d['resolution']} pixels" for n, d in chosen["datasets"].items()))]
+    rows.append(("teacher", f"{teacher['solver']}, {teacher['steps']} steps, guidance {teacher['guidance']:g}"))
+    for name, pairs in chosen["pairs"].items():
+        mode = "CFG-sync" if pairs["guidance"] == 1 else f"CFG-fixed at {pairs['guidance']:g}"
+        text = f"{pairs['count']:,} window pairs, {mode}, starts: {pairs['starts']}, {pairs['solver']} with {pairs['steps']} steps"
+        rows.append((f"pairs {name}", text))
+    text = f"{count(training['steps'], 'step')} of {training['batch']}, learning rate {training['lr']:g}, EMA {training['ema']:g}"
+    rows.append(("training, unless a row says otherwise", text))
+    rows.append(("samples", f"{sampling['prompts']} prompts × {sampling['per_prompt']}, the same noise for every method"))
+    rows.append(("features", f"{study['extractor']}{_accuracy(report)}"))
+    groups = chosen["evaluation"].get("groups")
+    rows.append(("intervals", f"jackknife over {groups} groups of prompts, {100 * chosen['evaluation'].get('confidence', 0.95):g} %"))
+    rows.append(("seed of the study", str(study["seed"])))
+    skipped = [[row["row"], row["why"]] for row in study.get("skipped", [])]
+    return _joined((
+        table(["setting", "value"], [[Cell(escape(name), 1, "method"), value] for name, value in rows], "", "text"),
+        folded("params.yaml", pre(study["params_text"])),
+        folded(f"{count(len(skipped), 'combination')} left out", table(["combination", "why"], skipped, "", "text"))
+        if skipped else "",
+    ))  # fmt: skip
+
+
+def _accuracy(report: Report) -> str:
+    value = report.extractor_accuracy()
+    if isinstance(value, dict):
+        return ", accuracy on held-out images: " + ", ".join(f"{name} {share:.3f}" for name, share in value.items())
+    return f", accuracy on held-out images {value:.3f}" if value is not None else ""
+
+
+def quality(report: Report, metric: str = "fd_teacher", against: str = "nfe") -> Html:
+    """A metric against network evaluations (``nfe``) or steps, a figure for each base."""
+    axis = "network evaluations per image" if against == "nfe" else "solver steps"
+    windows = figures.common_windows(report)
+    only = f" Where an entry has several numbers of windows, K = {windows} is drawn." if windows else ""
+    caption = f"{metric_name(metric, report.extractor)} against {axis}. Dashed: training-free.{only}"
+    return _joined(
+        figure(figures.quality(report, base, metric, against), _on(report, base) + caption) for base in _bases(report)
+    )
+
+
+def _on(report: Report, base: str) -> str:
+    return f"Base {base}. " if len(_bases(report)) > 1 else ""
+
+
+def ablation(report: Report, metric: str = "fd_teacher") -> Html:
+    """A metric against the number of windows."""
+    if not len(report.tables["ablation"]):
+        return Html("")
+    caption = f"{metric_name(metric, report.extractor)} against the number of windows K. Dashed: the same number of steps for every K."
+    bases = [base for base in _bases(report) if base in set(report.tables["ablation"]["base"])]
+    return _joined(figure(figures.ablation(report, base, metric), _on(report, base) + caption) for base in bases)
+
+
+def readings(report: Report) -> Html:
+    """Each ordering, where it comes from, and what this study says about it."""
+    lines = records(report.tables["comparisons"])
+    rows = []
+    for ordering in _orderings(report):
+        own = [line for line in lines if line["ordering"] == ordering["name"]]
+        arms = dict.fromkeys((line["base"], line["better_key"], line["better_trial"]) for line in own)
+        said = [
+            sentence([line for line in own if (line["base"], line["better_key"], line["better_trial"]) == arm])
+            for arm in arms
+        ]
+        claim = f"{escape(ordering['claim'])}.<small>{escape(ordering['source'])}</small>"
+        here = "".join(f"<p>{escape(text)}</p>" for text in said) or "<p>No rows of this study test it.</p>"
+        rows.append([Cell(claim, 1, "claim"), Cell(badge(verdict(own))), Cell(here, 1, "said")])
+    return table(["ordering and its source", "verdict", "in this study"], rows, "", "text readings")
+
+
+def published(report: Report) -> Html:
+    """Figures other people published, on other data, with their sources."""
+    parts = []
+    for item in report.published["figures"]:
+        source = escape(item["source"])
+        if item["url"]:
+            source = f'<a href="{escape(item["url"])}">{source}</a>'
+        note = f" {escape(item['note'])}" if item["note"] else ""
+        parts.append(table(item["columns"], item["rows"], f"Published on other data: {item['title']}", "published"))
+        parts.append(f'<p class="source">Source: {source}.{note}</p>')
+    return _joined(parts)
+
+
+def flow(report: Report) -> Html:
+    """Curvature and end-point error by window."""
+    caption = (
+        "By window, over time from noise (t = 1) to data (t = 0). Above: curvature of the path, 0 is straight; the student's own "
+        "(solid) and the teacher's from the same states (dotted). Below: squared error of one student step across "
+        "the window, relative to the way the teacher goes."
+    )
+    drawn = [(base, figures.flow(report, base)) for base in _bases(report)]
+    return _joined(figure(image, _on(report, base) + caption) for base, image in drawn if image)
+
+
+def curves(report: Report) -> Html:
+    """Training losses."""
+    caption = "Smoothed training loss of every student; losses of different parameterisations are in different units."
+    others = [name for name in ("bases", "extractors") if (report.tables["curves"]["table"] == name).any()]
+    return _joined((
+        figure(figures.curves(report), caption),
+        folded("bases and extractor", _joined(figure(figures.curves(report, n), f"Smoothed training loss of the {n}.") for n in others)),
+    ))  # fmt: skip
+
+
+def samples(report: Report, steps: int) -> Html:
+    """Samples of every method at one number of steps: one item of many prompts, and many items of one prompt."""
+    parts = []
+    for base in _bases(report):
+        note = f"{_on(report, base)}{count(steps, 'step')}; every column has the same noise and prompt in all rows."
+        parts.append(figure(galleries.gallery(report, base, steps), note, vector=False))
+        prompt = galleries.open_prompt(report, base)
+        note = f"{_on(report, base)}{count(steps, 'step')}; one prompt, every column another noise."
+        parts.append(figure(galleries.variety(report, base, steps, prompt), note, vector=False))
+    return _joined(parts)
+
+
+def costs(report: Report) -> Html:
+    """What it took: a bar for each model, and the sums by stage."""
+    names = ("seconds", "cpu_seconds", "peak_mib", "bytes", "teacher_evaluations", "student_passes")
+    rows = []
+    for stage, part in report.tables["costs"].groupby("table", sort=False):
+        total = {name: part[name].sum(min_count=1) for name in names}
+        rows.append([
+            Cell(escape(str(stage)), 1, "method"), Cell(str(len(part))), Cell(seconds(total["seconds"])),
+            Cell(seconds(total["cpu_seconds"])), Cell(number(part["peak_mib"].max())), Cell(size(total["bytes"])),
+            Cell(_whole(total["teacher_evaluations"])), Cell(_whole(total["student_passes"])),
+        ])  # fmt: skip
+    header = ["stage", "rows", "wall time", "CPU time", "peak MiB", "written", "teacher evaluations", "student passes"]
+    caption = "Wall time by model, the mean over training seeds; pairs are counted for every model that learns from them."
+    return _joined((figure(figures.costs(report), caption), table(header, rows)))
+
+
+def _whole(value: float) -> str:
+    return "" if value is None or value != value else f"{int(value):,}"
+
+
+def provenance(report: Report) -> Html:
+    """Which code, which libraries, which specs, which MLflow runs."""
+    study, state = report.study, checkout()
+    rows = [["git commit", state.describe()], ["Python", platform.python_version()]]
+    rows += [[name, _version(name)] for name in _LIBRARIES]
+    specs = [["bases", row["name"], row["spec"], ""] for row in study["bases"]]
+    specs += [["extractors", row["name"], row["spec"], ""] for row in study["extractors"]]
+    specs += [["pairs", row["name"], row["spec"], ""] for row in study["pairs"]]
+    specs += [["students", m["name"], m["model_spec"], m["spec"]] for m in study["models"] if m["kind"] == "student"]
+    lines = [
+        [Cell(table_, 1, "method"), name, *(Cell(f"<code>{spec[:12]}</code>") for spec in (own, measured)),
+         Cell(f"<code>{escape(report.runs.get(f'{table_}/{name}', ''))}</code>")]
+        for table_, name, own, measured in specs
+    ]  # fmt: skip
+    return _joined((
+        table(["what", "version"], [[Cell(escape(a), 1, "method"), b] for a, b in rows], "This page was made with", "text"),
+        folded("rows, specs and MLflow runs", table(["table", "row", "spec", "evaluation's spec", "MLflow run"], lines, "", "text")),
+    ))  # fmt: skip
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

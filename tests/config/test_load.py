@@ -1,0 +1,120 @@
+"""Every mistake in params.yaml is one line that names the place and what is valid."""
+
+import subprocess
+import sys
+
+import pytest
+
+from perflow import config
+from perflow.errors import PerflowError
+
+
+def at(params: dict, path: str, value: object) -> dict:
+    """Set params[a][b][c] = value for path "a.b.c"."""
+    *parents, last = path.split(".")
+    for key in parents:
+        params = params[key]
+    params[last] = value
+    return params
+
+
+MISTAKES = [
+    ("colour", 1, ["colour", "unknown key", "datasets, bases"]),
+    ("training.learning_rate", 1.0, ["training.learning_rate", "unknown key", "steps, batch, lr"]),
+    ("training.steps", "many", ["training.steps", "integer", "'many'"]),
+    ("training.steps", True, ["training.steps", "integer"]),
+    ("training.lr", "1e-05", ["training.lr", "number", "'1e-05'"]),
+    ("training.lr", -1.0, ["training.lr", "greater than 0"]),
+    ("training.decay", "linear", ["training.decay", "'constant' or 'cosine'", "'linear'"]),
+    ("students.perflow.windows", 0, ["students.perflow.windows", "whole number from 1", "0"]),
+    ("students.perflow.windows", [2, 2], ["students.perflow.windows", "twice"]),
+    ("students.perflow.windows", [], ["students.perflow.windows", "empty"]),
+    ("students.perflow.windows", [1, 0.5, 0.5, 0], ["students.perflow.windows", "fall from 1 to 0"]),
+    ("students.perflow.windows", [0.9, 0.5, 0], ["students.perflow.windows", "fall from 1 to 0"]),
+    ("students.perflow.windows", "four", ["students.perflow.windows", "whole number", "'four'"]),
+    ("students.perflow.trials.steps", [1], ["eps-perflow-k2-s0", "below its 2 windows"]),
+    ("students.perflow.trials.solvers", ["ddimm"], ["no solver 'ddimm'", "window, ddim"]),
+    ("students.perflow.bases", ["sd15"], ["students.perflow.bases", "no base 'sd15'", "eps, v"]),
+    ("students.perflow.pairs", "none", ["students.perflow.pairs", "no pairs 'none'", "fixed, path"]),
+    ("students.perflow.prediction", "eps", ["students.perflow.prediction", "'ddim_eps'", "'velocity'"]),
+    ("students.perflow.method", "reflow", ["no method 'reflow'", "piecewise_reflow, distill"]),
+    ("students.perflow.method", {"name": "piecewise_reflow", "loss": "l2"}, ["method.loss", "positions, weighting"]),
+    ("students.perflow.method", {"name": "piecewise_reflow", "positions": 1}, ["positions", "from 2"]),
+    ("pairs.fixed.solver", "rk45", ["pairs.fixed.solver", "no solver 'rk45'", "ddim, dpmpp_2m, heun"]),
+    ("pairs.fixed.starts", "noise", ["pairs.fixed.starts", "'data' or 'trajectory'"]),
+    ("bases.eps.family", "sd3", ["bases.eps.family", "no family 'sd3'", "stable_diffusion"]),
+    ("bases.eps.dataset", "laion", ["bases.eps.dataset", "no dataset 'laion'", "digits"]),
+    ("datasets.digits.source", "mnist", ["datasets.digits.source", "no dataset source 'mnist'", "digits"]),
+    ("evaluation.extractor", "inception", ["evaluation.extractor", "no extractor 'inception'", "tiny-cnn"]),
+    ("evaluation.metrics", ["fid"], ["evaluation.metrics", "no metric 'fid'", "fd_teacher"]),
+    ("study", "../escape", ["study", "a name is letters"]),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "says"), MISTAKES, ids=[f"{p}={v}" for p, v, _ in MISTAKES])
+def test_a_mistake_is_one_line_with_place_and_what_is_valid(path, value, says, tiny_params, write_params):
+    at(tiny_params, path, value)
+    file = write_params(tiny_params)
+    with pytest.raises(PerflowError) as caught:
+        config.load(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{file}: ")
+    for part in says:
+        assert part in message
+
+
+TEXTS = [
+    ("study: a\nstudy: b\n", ["line 2", "'study' stands twice"]),
+    ("study: [1, 2\n", ["line 2"]),
+    ("- a\n- b\n", ["mapping"]),
+    ("", ["mapping"]),
+    ("study: \x00", ["not valid YAML"]),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), TEXTS)
+def test_broken_yaml_is_one_line(text, says, write_params):
+    with pytest.raises(PerflowError) as caught:
+        config.load(write_params(text))
+    assert "\n" not in str(caught.value)
+    for part in says:
+        assert part in str(caught.value)
+
+
+def test_a_missing_or_unreadable_file_is_one_line(tmp_path):
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(PerflowError, match="cannot be read"):
+            config.load(path)
+    (tmp_path / "latin.yaml").write_bytes(b"study: caf\xe9\n")
+    with pytest.raises(PerflowError, match="UTF-8"):
+        config.load(tmp_path / "latin.yaml")
+
+
+def test_two_rows_with_one_name_are_refused(tiny_params, write_params):
+    # The base "eps" with the entry "a-b" and a base "eps-a" with the entry "b" meet in one name.
+    tiny_params["bases"]["eps-a"] = tiny_params["bases"]["eps"]
+    tiny_params["students"] = {
+        "a-b": tiny_params["students"]["perflow"] | {"bases": ["eps"], "windows": 1},
+        "b": tiny_params["students"]["perflow"] | {"bases": ["eps-a"], "windows": 1},
+    }
+    with pytest.raises(PerflowError, match="two rows with one name, 'eps-a-b-k1-s0'"):
+        config.load(write_params(tiny_params))
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-05", 1e-5), ("1.e-4", 1e-4), ("2E-3", 2e-3), (".5", 0.5)])
+def test_an_unquoted_float_in_any_notation_is_a_number(text, value, root, write_params):
+    tiny = (root / "workflow/studies/tiny.yaml").read_text()
+    study = config.load(write_params(tiny.replace("batch: 16, lr: 1e-3", f"batch: 16, lr: {text}")))
+    assert study.params.training.lr == value
+
+
+def test_the_command_line_prints_that_line_alone_and_fails(tiny_params, write_params):
+    at(tiny_params, "evaluation.metrics", ["fid"])
+    done = subprocess.run(
+        [sys.executable, "-m", "perflow", "plan", write_params(tiny_params)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("perflow: ")

@@ -1,0 +1,120 @@
+"""Axes expand to named rows; a spec changes exactly when what its stage reads changes."""
+
+import json
+
+import pytest
+
+from perflow import config, fingerprint
+from perflow.config.resolve import TABLES
+from perflow.errors import PerflowError
+
+
+def specs(study: config.Study) -> dict[tuple[str, str], str]:
+    """Every spec of a study as text."""
+    return {(t, n): json.dumps(study.spec(t, n), sort_keys=True) for t in TABLES for n in getattr(study, t)}
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    """Tables in which a spec that exists before and after differs."""
+    return {key[0] for key in before.keys() & after.keys() if before[key] != after[key]}
+
+
+def load(write_params, params: dict) -> config.Study:
+    return config.load(write_params(params))
+
+
+def test_one_line_ablates_the_number_of_windows(tiny_params, write_params):
+    before = specs(load(write_params, tiny_params))
+    tiny_params["students"]["perflow"]["windows"] = [1, 2, 3]
+    tiny_params["students"]["perflow"]["trials"]["steps"] = [1, 2, 4]
+    tiny_params["students"]["perflow"]["trials"]["steps"] = [1, 2]
+    with pytest.raises(PerflowError, match="eps-perflow-k3-s0"):
+        load(write_params, tiny_params)
+    tiny_params["students"]["perflow"]["windows"] = [1, 2, [1, 0.3, 0]]
+    after = specs(load(write_params, tiny_params))
+    assert changed(before, after) == set()
+    assert {name for _, name in after.keys() - before.keys()} == {"eps-fixed-e0.3", "eps-perflow-e0.3-s0"}
+    tiny_params["students"]["perflow"]["windows"] = [1]
+    fewer = specs(load(write_params, tiny_params))
+    assert changed(before, fewer) == set()
+    assert {name for _, name in before.keys() - fewer.keys()} == {"eps-fixed-k2", "eps-perflow-k2-s0"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "tables"),
+    [
+        (("evaluation", "groups"), 8, {"evaluations"}),
+        (("evaluation", "metrics"), ["fd_teacher"], {"evaluations"}),
+        (("sampling", "prompts"), 8, {"samples"}),
+        (("training", "lr"), 5e-4, {"students"}),
+        (("pairs", "fixed", "guidance"), 2.0, {"pairs"}),
+        (("extractors", "tiny-cnn", "training", "steps"), 10, {"extractors"}),
+        (("bases", "v", "drop"), 0.2, {"bases"}),
+        (("students", "perflow", "label"), "another label", set()),
+    ],
+)
+def test_an_edit_changes_the_specs_of_its_readers_only(path, value, tables, tiny_params, write_params):
+    before = specs(load(write_params, tiny_params))
+    place = tiny_params
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert changed(before, specs(load(write_params, tiny_params))) == tables
+
+
+def test_seeds_by_number_of_windows(tiny_params, write_params):
+    tiny_params["students"]["perflow"]["seeds"] = {2: 3}
+    students = load(write_params, tiny_params).students
+    assert [n for n in students if "perflow" in n] == [
+        "eps-perflow-k1-s0", "eps-perflow-k2-s0", "eps-perflow-k2-s1", "eps-perflow-k2-s2",
+    ]  # fmt: skip
+    assert students["eps-perflow-k2-s2"].seed == 2
+
+
+def test_no_bases_means_every_base_and_each_gets_its_own_pairs(tiny_params, write_params):
+    del tiny_params["students"]["perflow"]["bases"]
+    study = load(write_params, tiny_params)
+    assert {"eps-perflow-k2-s0", "v-perflow-k2-s0"} <= study.students.keys()
+    assert {"eps-fixed-k2", "v-fixed-k2"} <= study.pairs.keys()
+
+
+def test_equal_edges_and_the_same_edges_written_out_give_the_same_windows(tiny_params, write_params):
+    tiny_params["students"]["perflow"]["windows"] = [4, [1, 0.75, 0.5, 0.25, 0]]
+    tiny_params["students"]["perflow"]["trials"]["steps"] = [4]
+    students = load(write_params, tiny_params).students
+    assert students["eps-perflow-k4-s0"].edges == students["eps-perflow-e0.75_0.5_0.25-s0"].edges
+
+
+def test_what_an_axis_cannot_do_is_skipped_and_listed(tiny_params, write_params):
+    study = load(write_params, tiny_params)
+    assert [item.row for item in study.skipped] == ["eps-perflow-k2-s0 window-1"]
+    assert "eps-perflow-k2-s0 window-1: 1 steps cannot cross 2 windows" in config.plan(study)
+
+
+def test_guidance_doubles_the_network_evaluations(tiny_params, write_params):
+    study = load(write_params, tiny_params)
+    trials = {trial.name: trial for trial in study.samples["eps"].trials}
+    assert trials["ddim-2"].nfe == 2 * 2
+    assert study.samples["eps-perflow-k2-s0"].trials[0].nfe == 2
+
+
+def test_specs_are_rewritten_only_when_they_change(tiny_params, write_params, tmp_path):
+    study = load(write_params, tiny_params)
+    config.write_specs(study, tmp_path)
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "results/specs").rglob("*.json")}
+    assert len(files) == sum(len(getattr(study, t)) for t in TABLES) + 1
+    config.write_specs(study, tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_every_stage_with_a_spec_is_fingerprinted_with_its_plug_ins(tiny_params, write_params, monkeypatch):
+    study = load(write_params, tiny_params)
+    before = specs(study)
+    real = fingerprint._text
+
+    def edited(name: str) -> str:
+        return real(name) + ("\nx = 1" if name == "perflow.methods.distill" else "")
+
+    monkeypatch.setattr(fingerprint, "_text", edited)
+    after = specs(study)
+    assert {key for key in before if before[key] != after[key]} == {("students", "v-distilled-k2-s0")}

@@ -1,0 +1,50 @@
+"""Run a study with Snakemake, alone in its folder: what ``make reproduce`` and ``make demo`` do.
+
+The study of params.yaml has its home in the repository; any other has studies/<file name>/. A lock of
+our own tells a second run who is at work; whoever gets it knows that a lock Snakemake left is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Parse the command line, take the lock, run; returns Snakemake's status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", default="params.yaml", help="a study file [params.yaml]")
+    parser.add_argument("--cores", default="all", help="cores Snakemake may use [all]")
+    arguments, rest = parser.parse_known_args()
+    study = Path(arguments.study).resolve()
+    home = ROOT if study == ROOT / "params.yaml" else ROOT / "studies" / study.stem
+    home.mkdir(parents=True, exist_ok=True)
+    snakemake = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(home),
+        "--config", f"study={study}", "--cores", arguments.cores, *rest,
+    ]  # fmt: skip
+    with open(home / ".perflow.lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            sys.exit(f"perflow: {home} is at work in process {lock.read().strip() or '?'}; wait for it or stop it")
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        if any((home / ".snakemake" / "locks").glob("*")):
+            subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True, cwd=ROOT)
+        return subprocess.run(snakemake, check=False, cwd=ROOT).returncode
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("perflow: stopped; the same command goes on from here")
