@@ -47,7 +47,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], str]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise PerflowError(f"{path}: cannot be read ({reason})") from None
     try:
-        content = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        content = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise PerflowError(f"{path}{where}: {error.problem or error.context}") from None

@@ -121,7 +121,7 @@ def _resolve(params: rows.Params, text: str) -> Study:
         params.study, params.seed, params, text,
         dict(params.datasets), dict(params.bases), dict(params.extractors), {}, {}, {}, {}, {},
     )  # fmt: skip
-    for name, base in params.bases.items():
+    for name in params.bases:
         _add_samples(study, name, name, _baseline_trials(params), windowed=False)
     for entry, recipe in params.students.items():
         _add_students(study, entry, recipe)

@@ -96,52 +96,66 @@ def _moments_of_sums(count: float, total: np.ndarray, outer: np.ndarray) -> Mome
 
 def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(x·y / D + 1)^3 for features [N, D] and [M, D] (Binkowski et al., arXiv 1801.01401, eq. 4)."""
-    product = x @ y.T / x.shape[1] + 1
+    product = x @ y.T
+    product /= x.shape[1]
+    product += 1
     return product * product * product
 
 
 def kernel_distance(samples: Images, reference: Images) -> Estimate:
-    """Squared maximum mean discrepancy as an unbiased U-statistic: 0 in the mean for equal distributions.
+    """Squared maximum mean discrepancy, unbiased: 0 in the mean for equal distributions.
 
-    mean k(x, x') + mean k(y, y') - 2 mean k(x, y). Two images of one prompt are not independent, so where
-    sets have prompts, only pairs of *different* prompts count, within the sets and across them; without
-    prompts this is the usual estimator (arXiv 1801.01401, eq. 4), which leaves out an image and itself.
+    mean k(x, x') + mean k(y, y') - 2 mean k(x, y), where x and x' are drawn independently of each other.
+    Independent images give the usual U-statistic (arXiv 1801.01401, eq. 4), which leaves out pairs of an
+    image and itself. Images of a list of prompts stand for the mixture over that list: the pairs of one
+    prompt then keep their share of the mixture without their diagonal (a stratified U-statistic).
     """
-    within = _mean_kernel(samples, samples) + _left_out_within(reference)
-    return estimate(within - 2 * _mean_kernel(samples, reference))
+    within = _within(samples) + _within(reference)
+    return estimate(within - 2 * _across(samples, reference))
 
 
 @functools.lru_cache(maxsize=8)
-def _left_out_within(images: Images) -> np.ndarray:
-    return _mean_kernel(images, images)
+def _within(images: Images) -> np.ndarray:
+    """Mean kernel of two independent images of a set: [1 + G] of all, then without each group; or [1]."""
+    values, count = kernel(images.features, images.features), len(images.features)
+    if images.prompts is None:
+        return np.array([(values.sum() - values.trace()) / (count * (count - 1))])
+    members = [np.flatnonzero(images.prompts == prompt) for prompt in np.unique(images.prompts)]
+    sizes = np.array([len(chosen) for chosen in members])
+    blocks = np.array([values[np.ix_(chosen, chosen)].sum() for chosen in members])
+    diagonals = np.array([values[chosen, chosen].sum() for chosen in members])
+    others = np.divide(sizes, sizes - 1, out=np.full(len(sizes), np.nan), where=sizes > 1)
+    excess = blocks - others * (blocks - diagonals)
+    total = _without_groups(values, images.groups, images.groups)
+    total -= left_out(group_sums(excess, images.groups[[chosen[0] for chosen in members]]))
+    return total / np.square(_counts(images))
 
 
-def _mean_kernel(a: Images, b: Images) -> np.ndarray:
-    """Mean kernel of the allowed pairs: [1 + G] of all, then without each group; [1] without groups."""
-    allowed = _allowed(a, b)
-    total = _block_sums(np.where(allowed, kernel(a.features, b.features), 0.0), a, b)
-    pairs = _block_sums(allowed.astype(np.float64), a, b)
-    return np.divide(total, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+def _across(a: Images, b: Images) -> np.ndarray:
+    """Mean kernel of an image of ``a`` and one of ``b``: [1 + G] of all, then without each group."""
+    total = _without_groups(kernel(a.features, b.features), a.groups, b.groups)
+    return total / (_counts(a) * _counts(b))
 
 
-def _allowed(a: Images, b: Images) -> np.ndarray:
-    """Which pairs [N, M] are of independent images."""
-    if a.prompts is not None and b.prompts is not None:
-        return a.prompts[:, None] != b.prompts[None, :]
-    if a is b:
-        return ~np.eye(len(a.features), dtype=bool)
-    return np.ones((len(a.features), len(b.features)), dtype=bool)
+def _counts(images: Images) -> np.ndarray:
+    """Number of images: [1 + G] of all, then without each group; [1] where nothing is left out."""
+    if images.groups is None:
+        return np.array([float(len(images.features))])
+    return left_out(np.bincount(images.groups).astype(np.float64))
 
 
-def _block_sums(pairs: np.ndarray, a: Images, b: Images) -> np.ndarray:
-    """Sum of ``pairs`` [N, M]: of all, then without the rows and columns of each group."""
-    total = np.array([pairs.sum()])
-    if a.groups is None and b.groups is None:
-        return total
-    rows = 0.0 if a.groups is None else group_sums(pairs.sum(1), a.groups)
-    columns = 0.0 if b.groups is None else group_sums(pairs.sum(0), b.groups)
-    both = 0.0
-    if a.groups is not None and b.groups is not None:
-        count = int(a.groups.max()) + 1
-        both = np.array([pairs[np.ix_(a.groups == g, b.groups == g)].sum() for g in range(count)])
-    return np.concatenate([total, total - rows - columns + both])
+def _without_groups(values: np.ndarray, rows: np.ndarray | None, columns: np.ndarray | None) -> np.ndarray:
+    """Sum of a matrix [N, M]: of all, then without the rows and columns of each group; [1] without groups."""
+    if rows is None and columns is None:
+        return np.array([values.sum()])
+    if rows is None or columns is None:
+        given, sums = (columns, values.sum(0)) if rows is None else (rows, values.sum(1))
+        return left_out(group_sums(sums, given))
+    blocks = _members(rows).T @ values @ _members(columns)
+    total = blocks.sum()
+    return np.append(total, total - blocks.sum(0) - blocks.sum(1) + blocks.diagonal())
+
+
+def _members(groups: np.ndarray) -> np.ndarray:
+    """[N, G], 1 where an item belongs to a group."""
+    return np.eye(int(groups.max()) + 1)[groups]

@@ -63,7 +63,9 @@ class StableDiffusion:
     def text(self) -> tuple[Any, nn.Module]:
         """Tokenizer and text model."""
         from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         return CLIPTokenizer.from_pretrained(self.folder / "tokenizer"), self._load(CLIPTextModel, "text_encoder")
 
     def _load(self, kind: Any, part: str) -> nn.Module:

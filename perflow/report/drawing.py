@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 # Okabe and Ito's colours, which people with any kind of colour blindness can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00", "#000000")
-GREY = "#6b7280"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#000000")
+GREY, DARK = "#6b7280", "#374151"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _STYLE = {
     "svg.hashsalt": "perflow",
@@ -81,6 +81,7 @@ def label_ends(axes: Axes, figure: Figure, ends: Sequence[tuple[float, float, st
     """Write each label (x, y, text, colour) at the right of the axes, moved apart where they would overlap."""
     if not ends:
         return
+    axes.get_xlim(), axes.get_ylim()  # settles limits that are still to be computed from the data
     to_pixels, back = axes.transData.transform, axes.transAxes.inverted().transform
     height = figure.dpi * size / 72 * 1.35 / axes.get_window_extent().height
     placed = sorted((back(to_pixels((x, y)))[1], back(to_pixels((x, y)))[0], text, ink) for x, y, text, ink in ends)

@@ -5,78 +5,97 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 from perflow.report.data import Report, records
-from perflow.report.drawing import GREY, colour, key, label_ends, marker, plain_numbers, powers, style
+from perflow.report.drawing import DARK, GREY, colour, key, label_ends, marker, plain_numbers, powers, style
 from perflow.report.study import WINDOW, metric_name
 
 _LOGARITHMIC = ("fd_", "kid_", "teacher_mse")
-_AXES = {"nfe": "network evaluations per image", "steps": "solver steps"}
+_AXES = {"nfe": "network evaluations per image", "steps": "solver steps"}  # in the order of the panels
 _STAGES = (("pairs", "pairs"), ("students", "training"), ("samples", "sampling"), ("evaluations", "metrics"))
-
-
-def _entries(report: Report) -> dict[tuple[str, str], int]:
-    """(entry, solver) -> a number that keeps colour and marker the same in every figure."""
-    found: dict[tuple[str, str], int] = {}
-    for arm in report.wide():
-        if not _is_reference(arm):
-            found.setdefault((arm["entry"], arm["solver"]), len(found))
-    return found
 
 
 def _is_reference(arm: dict[str, Any]) -> bool:
     return arm["kind"] == "base" and arm["trial"].startswith("teacher")
 
 
+class _Looks:
+    """Colour says the entry (dark grey: training-free), marker and dashes say the solver, in every figure alike."""
+
+    def __init__(self, report: Report):
+        arms = [arm for arm in report.wide() if not _is_reference(arm)]
+        self.entries = list(dict.fromkeys(arm["entry"] for arm in arms if arm["kind"] == "student"))
+        self.solvers = list(dict.fromkeys(arm["solver"] for arm in arms))
+        self.names = {arm["entry"]: arm["label"].split(", K=")[0].split(" + ")[0] for arm in arms}
+
+    def ink(self, entry: str) -> str:
+        """An entry's colour."""
+        return colour(self.entries.index(entry)) if entry in self.entries else DARK
+
+    def line(self, arm: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a line."""
+        dashes = "-" if arm["solver"] == WINDOW else ("--", ":", "-.")[self.solvers.index(arm["solver"]) % 3]
+        mark = marker(self.solvers.index(arm["solver"]))
+        return {"color": self.ink(arm["entry"]), "marker": mark, "linestyle": dashes}
+
+
 def common_windows(report: Report) -> int | None:
     """The number of windows that most entries have: the one shown where an entry has several."""
-    pairs = {(a["entry"], a["windows"]) for a in report.wide() if a["solver"] == WINDOW}
+    pairs = {(arm["entry"], arm["windows"]) for arm in report.wide() if arm["solver"] == WINDOW}
     counts = Counter(int(windows) for _, windows in sorted(pairs))
     return counts.most_common(1)[0][0] if counts else None
 
 
-def quality(report: Report, base: str, metric: str = "fd_teacher", against: str = "nfe") -> Figure:
-    """A metric against network evaluations or steps, one line a method, bars are the intervals.
+def quality(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
+    """A metric against network evaluations and against steps; one line a method, bars are the intervals.
 
     Of an entry with several numbers of windows the line with :func:`common_windows` is drawn.
     """
-    windows, numbers = common_windows(report), _entries(report)
-    several = {e for e, n in Counter(e for e, _ in _entry_keys(report, base)).items() if n > 1}
-    lines: dict[tuple[str, str], list[dict]] = {}
-    for arm in report.wide():
-        shown = arm["entry"] not in several or arm["windows"] == windows
-        if arm["base"] == base and shown and metric in arm["metrics"] and not _is_reference(arm):
-            lines.setdefault((arm["key"], arm["solver"]), []).append(arm)
+    looks, lines = _Looks(report), _lines(report, base, metric)
+    floor = _floor(report, base, metric)
     with style():
-        figure = Figure(figsize=(9.6, 5.4))
-        axes = figure.add_axes((0.08, 0.11, 0.56, 0.84))
-        powers(axes, [arm[against] for arms in lines.values() for arm in arms])
-        if metric.startswith(_LOGARITHMIC):
-            plain_numbers(axes)
+        figure = Figure(figsize=(11.6, 5.2))
+        panels = [figure.add_axes((left, 0.11, 0.345, 0.83)) for left in (0.06, 0.435)]
         ends = []
-        for arms in lines.values():
-            arms.sort(key=lambda arm: arm[against])
-            index, points = numbers[arms[0]["entry"], arms[0]["solver"]], [arm["metrics"][metric] for arm in arms]
-            x, y = [arm[against] for arm in arms], [point["value"] for point in points]
-            bars = [[p["value"] - p["low"] for p in points], [p["high"] - p["value"] for p in points]]
-            axes.errorbar(
-                x, y, yerr=bars, color=colour(index), marker=marker(index),
-                linestyle="--" if arms[0]["kind"] == "base" else "-",
-            )  # fmt: skip
-            ends.append((x[-1], y[-1], arms[0]["label"], colour(index)))
-        floor = _floor(report, base, metric)
-        if floor:
-            axes.axhline(floor, color=GREY, linewidth=1, linestyle=":")
-            ends.append((axes.get_xlim()[1], floor, "teacher, other noise", GREY))
-        axes.set_xlabel(_AXES[against])
-        axes.set_ylabel(metric_name(metric, report.extractor))
-        label_ends(axes, figure, ends)
+        for axes, against in zip(panels, _AXES, strict=True):
+            powers(axes, [arm[against] for arms in lines for arm in arms])
+            if metric.startswith(_LOGARITHMIC):
+                plain_numbers(axes)
+            ends = []
+            for arms in lines:
+                arms.sort(key=lambda arm: arm[against])
+                x, points = [arm[against] for arm in arms], [arm["metrics"][metric] for arm in arms]
+                axes.errorbar(x, [point["value"] for point in points], yerr=_bars(points), **looks.line(arms[0]))
+                ends.append((x[-1], points[-1]["value"], arms[0]["label"], looks.ink(arms[0]["entry"])))
+            if floor:
+                axes.axhline(floor, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+                ends.append((axes.get_xlim()[1], floor, "the teacher's other samples", GREY))
+            axes.set_xlabel(_AXES[against])
+        panels[0].set_ylabel(metric_name(metric, report.extractor))
+        panels[1].sharey(panels[0])
+        panels[1].tick_params(labelleft=False)
+        label_ends(panels[1], figure, ends)
     return figure
 
 
-def _entry_keys(report: Report, base: str) -> set[tuple[str, str]]:
-    return {(arm["entry"], arm["key"]) for arm in report.wide() if arm["base"] == base}
+def _lines(report: Report, base: str, metric: str) -> list[list[dict[str, Any]]]:
+    windows, keys = common_windows(report), {(a["entry"], a["key"]) for a in report.wide() if a["base"] == base}
+    several = {entry for entry, times in Counter(entry for entry, _ in keys).items() if times > 1}
+    lines: dict[tuple[str, str], list[dict]] = {}
+    for arm in report.wide():
+        shown = arm["entry"] not in several or arm["windows"] == windows
+        measured = arm["metrics"].get(metric, {}).get("value") is not None
+        if arm["base"] == base and shown and measured and not _is_reference(arm):
+            lines.setdefault((arm["key"], arm["solver"]), []).append(arm)
+    return list(lines.values())
+
+
+def _bars(points: list[dict[str, Any]]) -> list[list[float]]:
+    """Lengths of error bars, below and above."""
+    return [[max(0.0, p["value"] - p["low"]) for p in points], [max(0.0, p["high"] - p["value"]) for p in points]]
 
 
 def _floor(report: Report, base: str, metric: str) -> float | None:
@@ -113,9 +132,8 @@ def ablation(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
         for i, ((entry, kind), rows) in enumerate(shared.items()):
             rows.sort(key=lambda row: row["windows"])
             x, y = [row["windows"] for row in rows], [row["value"] for row in rows]
-            bars = [[row["value"] - row["low"] for row in rows], [row["high"] - row["value"] for row in rows]]
             axes.errorbar(
-                x, y, yerr=bars, color=colour(i), marker=marker(i),
+                x, y, yerr=_bars(rows), color=colour(i), marker=marker(i),
                 linestyle="-" if kind == "one step a window" else "--",
             )  # fmt: skip
             text = kind if len(entries) == 1 else f"{rows[0]['label'].split(', K=')[0]}, {kind}"
@@ -128,72 +146,68 @@ def ablation(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
 
 def curves(report: Report, table: str = "students") -> Figure:
     """Training losses, smoothed; a panel for each phase (losses of different phases have different units)."""
-    frame = report.tables["curves"]
+    frame, looks = report.tables["curves"], _Looks(report)
     frame = frame[frame["table"] == table]
+    entries = {model["name"]: model for model in report.study["models"]}
     phases = list(dict.fromkeys(frame["phase"]))
     with style():
         figure = Figure(figsize=(9.6, 4.2 * max(1, len(phases))))
         for i, phase in enumerate(phases):
             height = 1 / len(phases)
-            axes = figure.add_axes((0.08, 1 - (i + 1) * height + 0.13 * height, 0.56, 0.78 * height))
+            axes = figure.add_axes((0.08, 1 - (i + 1) * height + 0.13 * height, 0.54, 0.78 * height))
             plain_numbers(axes)
             part, ends = frame[frame["phase"] == phase], []
-            keys = list(dict.fromkeys(part["key"]))
-            for row, curve in part.groupby("row", sort=False):
-                index = keys.index(curve["key"].iloc[0])
+            for number, (row, curve) in enumerate(part.groupby("row", sort=False)):
+                model = entries.get(str(row)) if table == "students" else None
+                ink = looks.ink(model["entry"]) if model else colour(number)
                 smooth = curve["loss"].ewm(span=max(1, len(curve) // 15)).mean()
-                axes.plot(curve["step"], smooth, color=colour(index), alpha=0.9, linestyle=_dash(index))
-                if str(row).endswith("-s0") or table != "students":
-                    ends.append((curve["step"].iloc[-1], smooth.iloc[-1], curve["label"].iloc[0], colour(index)))
+                axes.plot(curve["step"], smooth, color=ink, linewidth=1.4, alpha=0.9)
+                if model is None or model["seed"] == 0:
+                    text = f"{model['label']}, K={model['windows']}" if model else str(row)
+                    ends.append((curve["step"].iloc[-1], smooth.iloc[-1], text, ink))
             axes.set_xlabel("training step")
             axes.set_ylabel(f"loss, {phase}" if len(phases) > 1 else "loss")
             label_ends(axes, figure, ends)
     return figure
 
 
-def _dash(index: int) -> str:
-    """Lines beyond the palette's length differ by their dashes."""
-    return ("-", "--", "-.", ":")[index // 8 % 4]
-
-
 def flow(report: Report, base: str) -> Figure | None:
     """Straightness and end-point error per window on the student's own path; a column for each number of windows."""
-    frame = report.tables["windows"]
+    frame, looks = report.tables["windows"], _Looks(report)
     frame = frame[frame["base"] == base] if len(frame) else frame
     if not len(frame):
         return None
-    entries, counts = list(dict.fromkeys(frame["entry"])), sorted(set(frame["windows"]))
-    names = {arm["entry"]: arm["label"].split(", K=")[0] for arm in report.wide()}
-    titles = ("curvature of the path", "end-point error of one step")
+    counts = sorted(set(frame["windows"]))
+    rows = (("curvature of the path", ("teacher_straightness", "straightness")),
+            ("end-point error of one step", ("endpoint_error",)))  # fmt: skip
     with style():
-        figure = Figure(figsize=(9.6, 6.4))
+        figure = Figure(figsize=(11.6, 6.2))
         panels = figure.subplots(2, len(counts), sharey="row", squeeze=False)
         for column, windows in enumerate(counts):
-            for line, metrics in enumerate((("teacher_straightness", "straightness"), ("endpoint_error",))):
-                axes = panels[line][column]
+            for axes, (title, metrics) in zip(panels[:, column], rows, strict=True):
                 plain_numbers(axes)
                 axes.set_xlim(1, 0)
-                axes.set_title(f"K = {windows}" if line == 0 else "")
-                axes.set_ylabel(titles[line] if column == 0 else "")
-                axes.set_xlabel("t" if line else "")
                 axes.set_xticks([1, 0.5, 0], ["1", ".5", "0"])
-                part = frame[frame["windows"] == windows]
-                for entry, rows in part.groupby("entry", sort=False):
-                    index = entries.index(entry)
-                    means = rows.groupby("window")[["start", "end", *metrics]].mean()
-                    edges = [*means["start"], means["end"].iloc[-1]]
-                    for metric in metrics:
-                        dashed = metric.startswith("teacher")
-                        axes.stairs(
-                            means[metric][::-1], edges[::-1], baseline=None, color=colour(index),
-                            linestyle=":" if dashed else "-", linewidth=1.4 if dashed else 2,
-                        )  # fmt: skip
-        handles = [
-            key(colour(i), "-", names[entry]) for i, entry in enumerate(entries)
-        ] + [key(GREY, ":", "the teacher, from the same states")]
-        figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=9)
-        figure.tight_layout(rect=(0, 0.04 + 0.035 * (len(handles) // 3), 1, 1))
+                axes.set_ylabel(title if column == 0 else "")
+                for entry, part in frame[frame["windows"] == windows].groupby("entry", sort=False):
+                    _stairs(axes, part, metrics, looks.ink(str(entry)))
+            panels[0, column].set_title(f"K = {windows}")
+            panels[1, column].set_xlabel("t")
+        shown = [key(looks.ink(entry), "-", looks.names[entry]) for entry in dict.fromkeys(frame["entry"])]
+        shown.append(key(GREY, ":", "the teacher, from the same states"))
+        figure.legend(handles=shown, loc="lower center", ncols=4, frameon=False, fontsize=9)
+        figure.tight_layout(rect=(0, 0.02 + 0.035 * -(-len(shown) // 4), 1, 1))
     return figure
+
+
+def _stairs(axes: Axes, rows: DataFrame, metrics: tuple[str, ...], ink: str) -> None:
+    """A level for each window, the mean over training seeds."""
+    means = rows.groupby("window")[["start", "end", *metrics]].mean()
+    edges = [*means["start"], means["end"].iloc[-1]]
+    for metric in metrics:
+        teacher = metric.startswith("teacher")
+        looks = {"linestyle": ":", "linewidth": 1.4} if teacher else {"linestyle": "-", "linewidth": 2}
+        axes.stairs(means[metric][::-1], edges[::-1], baseline=None, color=ink, **looks)
 
 
 def costs(report: Report) -> Figure:

@@ -9,20 +9,20 @@ from typing import Any
 
 from perflow.report.data import Report, records
 from perflow.report.html import Cell, Html, table
-from perflow.report.study import METRICS, metric_name
+from perflow.report.study import metric_name
 from perflow.report.words import number
 
 _SHORT = {
     "fd_teacher": "FD to teacher",
     "kid_teacher": "KID to teacher ·10³",
-    "fd_real": "FD to real",
-    "kid_real": "KID to real ·10³",
+    "teacher_mse": "relative MSE",
+    "prompt_accuracy": "prompt accuracy",
     "precision": "precision",
     "recall": "recall",
     "diversity": "diversity",
-    "prompt_accuracy": "prompt accuracy",
-    "teacher_mse": "relative MSE",
+    "fd_real": "FD to real",
 }
+"""The metrics of the main table and their headings; the others stand in the csv only."""
 _GROUPS = (
     ("The teacher's own samples", lambda arm: arm["kind"] == "base" and arm["trial"].startswith("teacher")),
     ("Training-free: the base with another solver", lambda arm: arm["kind"] == "base"),
@@ -32,12 +32,12 @@ _GROUPS = (
 
 
 def main_table(report: Report) -> Html:
-    """Every method at every number of steps with every metric; the interval stands below the value."""
+    """Every method at every number of steps with its metrics; the interval stands below the value."""
     arms = report.wide()
-    metrics = [name for name in METRICS if any(name in arm["metrics"] for arm in arms)]
+    metrics = [name for name in _SHORT if any(name in arm["metrics"] for arm in arms)]
     several = len({arm["base"] for arm in arms}) > 1
     first, rest = metrics[:1], metrics[1:]
-    header = ["method", "steps", "evaluations", *(_SHORT[name] for name in first), "log scale", "over seeds"]
+    header = ["method", "steps", "eval.", *(_SHORT[name] for name in first), "log scale", "over seeds"]
     header += [_SHORT[name] for name in rest]
     bar = _bars(arms, metrics[0]) if metrics else None
     parts = []
@@ -93,10 +93,10 @@ def _spread(metric: str, line: dict | None) -> Cell:
         return Cell("")
     scale = _scale(metric)
     mean, deviation = number(line["seed_mean"] * scale), number(line["seed_std"] * scale, 2)
-    return Cell(f"{mean} ± {deviation}<small>{line['n_seeds']} seeds</small>")
+    return Cell(f"{mean}<small>± {deviation}, {line['n_seeds']} seeds</small>")
 
 
-def _bars(arms: list[dict], metric: str, width: int = 120) -> Callable[[dict | None], Cell]:
+def _bars(arms: list[dict], metric: str, width: int = 90) -> Callable[[dict | None], Cell]:
     """Draws a value with its interval as a dot on a line, on one logarithmic axis for the whole table."""
     lines = [arm["metrics"][metric] for arm in arms if metric in arm["metrics"]]
     positive = [line[name] for line in lines for name in ("value", "low", "high") if line[name] and line[name] > 0]

@@ -25,26 +25,27 @@ code, pre { font: .84em/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, m
 pre { margin: .5rem 0 1rem; padding: .9rem 1.1rem; overflow-x: auto; background: var(--shade); border: 1px solid var(--line); border-radius: 6px; }
 .scroll { overflow-x: auto; margin: 1rem 0 1.25rem; }
 table { border-collapse: collapse; font-size: .84rem; line-height: 1.35; font-variant-numeric: tabular-nums; }
-caption { caption-side: top; text-align: left; padding: 0 0 .45rem; font-weight: 600; color: var(--ink); }
+caption { caption-side: top; text-align: left; padding: 0 0 .45rem; font-weight: 600; white-space: nowrap; }
 th, td { padding: .38rem .7rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { vertical-align: bottom; font-weight: 600; color: var(--soft); border-bottom: 2px solid #d1d5db; line-height: 1.2; }
 tr.group th { text-align: left; padding-top: 1.1rem; color: var(--accent); font-weight: 600; white-space: nowrap; }
 th:first-child, td.method { text-align: left; }
-td.method { font-weight: 600; min-width: 9.5rem; border-right: 1px solid var(--line); }
+td.method { font-weight: 600; min-width: 8rem; border-right: 1px solid var(--line); }
 td.method small { font-weight: 400; }
 td.key { background: var(--key); font-weight: 600; }
 td small { display: block; font-weight: 400; color: var(--soft); font-size: .82em; white-space: nowrap; }
-table.results td { white-space: nowrap; }
+table.results { font-size: .8rem; }
+table.results td, table.results th { white-space: nowrap; padding-left: .45rem; padding-right: .45rem; }
+table.results thead th { white-space: normal; }
 table.results td.method { white-space: normal; position: sticky; left: 0; background: #fff; }
 table.text th, table.text td, table.published th, table.published td { text-align: left; }
 table.text td.method { white-space: nowrap; }
-table.readings { min-width: 46rem; }
-table.readings td { padding-top: .7rem; padding-bottom: .7rem; }
-table.readings td.claim { width: 32%; font-weight: 600; }
-table.readings td.claim small { white-space: normal; margin-top: .3rem; }
-table.readings p { margin: 0 0 .45rem; max-width: none; }
+.reading { margin: 0 0 1.5rem; padding: .9rem 1.2rem .4rem; border: 1px solid var(--line); border-radius: 8px; }
+.reading h3 { margin: 0; line-height: 1.5; }
+.reading p.source { margin: .15rem 0 .6rem; }
+.reading ul { margin: .4rem 0; padding-left: 1.2rem; font-size: .94rem; }
+.reading li { margin-bottom: .3rem; max-width: 62rem; }
 table.published { border-left: 4px solid #d1d5db; }
-table.published caption { padding-left: .7rem; }
 p.source { margin: -.6rem 0 1.75rem; font-size: .84rem; color: var(--soft); }
 svg.bar { display: block; margin-top: .2rem; }
 svg.bar line { stroke: #e5e7eb; stroke-width: 1; }
@@ -69,7 +70,7 @@ summary { cursor: pointer; color: var(--accent); font-size: .92rem; }
   main { padding: 1.5rem 1rem 3rem; }
   h1 { font-size: 1.6rem; }
   figure img { max-width: none; min-width: 620px; width: 620px; }
-  table.results td.method { position: static; }
+  caption { white-space: normal; }
 }
 @media print { nav, summary { display: none; } main { max-width: none; } .scroll { overflow: visible; } }
 """

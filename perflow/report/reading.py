@@ -150,7 +150,7 @@ def _compared(claim: Claim, measured: dict[str, dict], alpha: float) -> dict[str
             f"{better.models[0]} and {worse.models[0]}: {len(replicates[0])} and {len(replicates[1])} groups of prompts "
             "in the jackknife; rows can be compared only over the same groups"
         )
-    parts = [(_jackknife(replicates[0] - replicates[1]), len(replicates[0]) - 1)]
+    parts = [(intervals.standard_error(replicates[0] - replicates[1]) ** 2, len(replicates[0]) - 1)]
     parts += [(variance(side) / len(side), len(side) - 1) for side in values if len(side) > 1]
     total = sum(part for part, _ in parts)
     # Welch-Satterthwaite: degrees of freedom of a sum of variances, each with its own.
@@ -170,18 +170,12 @@ def _compared(claim: Claim, measured: dict[str, dict], alpha: float) -> dict[str
     return row | {"note": _note(better, worse, chosen)}
 
 
-def _jackknife(replicates: numpy.ndarray) -> float:
-    """Variance of an estimate from its leave-one-group-out values, [G]."""
-    count = len(replicates)
-    return float((count - 1) / count * numpy.square(replicates - replicates.mean()).sum())
-
-
 def _note(better: Arm, worse: Arm, chosen: int) -> str:
     notes = []
     if chosen > 1:
-        side = "training-free" if worse.kind == "base" else "other"
-        notes.append(f"the best of {chosen} on the very samples shown, which favours the {side} side")
+        side = "the training-free side" if worse.kind == "base" else "that side"
+        notes.append(f"the best of {chosen} solvers was chosen on the samples shown, which favours {side}")
     single = [arm for arm in (better, worse) if arm.kind == "student" and len(arm.models) == 1]
     if single:
-        notes.append("one training seed, so the spread over seeds is not in the interval")
+        notes.append("where a row has one training seed, the spread over seeds is not in the interval")
     return "; ".join(notes)

@@ -12,7 +12,19 @@ from perflow.report import figures, galleries
 from perflow.report.data import Report, records
 from perflow.report.html import Cell, Html, badge, figure, folded, paragraph, pre, table
 from perflow.report.study import metric_name
-from perflow.report.words import NOT_TESTED, count, listed, number, seconds, sentence, size, verdict
+from perflow.report.words import (
+    NOT_TESTED,
+    cost,
+    count,
+    listed,
+    number,
+    probability,
+    seconds,
+    sentence,
+    signed,
+    size,
+    verdict,
+)
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "datasets", "accelerate", "safetensors", "numpy", "scipy")
 
@@ -34,7 +46,7 @@ def opening(report: Report) -> Html:
     found = _verdicts(report, rows)
     tested = [item for item in found if item != NOT_TESTED]
     kinds = {kind: tested.count(kind) for kind in ("seen", "not seen", "within noise")}
-    said = [f"{number} {kind}" for kind, number in kinds.items() if number]
+    said = [f"{times} {kind}" for kind, times in kinds.items() if times]
     if mixed := len(tested) - sum(kinds.values()):
         said.append(f"{mixed} seen in part")
     cards = [
@@ -93,15 +105,12 @@ def _accuracy(report: Report) -> str:
     return f", accuracy on held-out images {value:.3f}" if value is not None else ""
 
 
-def quality(report: Report, metric: str = "fd_teacher", against: str = "nfe") -> Html:
-    """A metric against network evaluations (``nfe``) or steps, a figure for each base."""
-    axis = "network evaluations per image" if against == "nfe" else "solver steps"
+def quality(report: Report, metric: str = "fd_teacher") -> Html:
+    """A metric against network evaluations and against steps, a figure for each base."""
     windows = figures.common_windows(report)
     only = f" Where an entry has several numbers of windows, K = {windows} is drawn." if windows else ""
-    caption = f"{metric_name(metric, report.extractor)} against {axis}. Dashed: training-free.{only}"
-    return _joined(
-        figure(figures.quality(report, base, metric, against), _on(report, base) + caption) for base in _bases(report)
-    )
+    caption = f"{metric_name(metric, report.extractor)}; bars are intervals over noise and prompts. Grey: training-free.{only}"
+    return _joined(figure(figures.quality(report, base, metric), _on(report, base) + caption) for base in _bases(report))
 
 
 def _on(report: Report, base: str) -> str:
@@ -118,20 +127,44 @@ def ablation(report: Report, metric: str = "fd_teacher") -> Html:
 
 
 def readings(report: Report) -> Html:
-    """Each ordering, where it comes from, and what this study says about it."""
+    """Each ordering, where it comes from, what this study says about it, and the comparisons behind that."""
     lines = records(report.tables["comparisons"])
-    rows = []
-    for ordering in _orderings(report):
-        own = [line for line in lines if line["ordering"] == ordering["name"]]
-        arms = dict.fromkeys((line["base"], line["better_key"], line["better_trial"]) for line in own)
-        said = [
-            sentence([line for line in own if (line["base"], line["better_key"], line["better_trial"]) == arm])
-            for arm in arms
+    return _joined(
+        _reading(ordering, [line for line in lines if line["ordering"] == ordering["name"]])
+        for ordering in _orderings(report)
+    )
+
+
+def _reading(ordering: dict[str, Any], lines: list[dict[str, Any]]) -> str:
+    arms = dict.fromkeys((line["base"], line["better_key"], line["better_trial"]) for line in lines)
+    said = [
+        sentence([line for line in lines if (line["base"], line["better_key"], line["better_trial"]) == arm])
+        for arm in arms
+    ]
+    said += [f"Note: {note}." for note in dict.fromkeys(line["note"] for line in lines) if note]
+    items = "".join(f"<li>{escape(text)}</li>" for text in said or ["No rows of this study test it."])
+    return (
+        f'<section class="reading"><h3>{badge(verdict(lines))} {escape(ordering["claim"])}</h3>'
+        f'<p class="source">Source: {escape(ordering["source"])}.</p><ul>{items}</ul>{_compared(lines)}</section>'
+    )
+
+
+def _compared(lines: list[dict[str, Any]]) -> str:
+    """The differences behind a reading, with intervals and corrected p-values."""
+    if not lines:
+        return ""
+    rows = [
+        [
+            Cell(f"{escape(line['better'])}<small>{escape(cost(line, 'better'))}</small>", 1, "method"),
+            Cell(f"{escape(line['worse'])}<small>{escape(cost(line, 'worse'))}</small>", 1, "method"),
+            Cell(f"{signed(line['difference'])}<small>[{signed(line['low'])}, {signed(line['high'])}]</small>"),
+            Cell(signed(line["error"])[1:]), Cell(probability(line["p"])), Cell(probability(line["p_holm"])),
+            Cell(badge(line["verdict"])),
         ]
-        claim = f"{escape(ordering['claim'])}.<small>{escape(ordering['source'])}</small>"
-        here = "".join(f"<p>{escape(text)}</p>" for text in said) or "<p>No rows of this study test it.</p>"
-        rows.append([Cell(claim, 1, "claim"), Cell(badge(verdict(own))), Cell(here, 1, "said")])
-    return table(["ordering and its source", "verdict", "in this study"], rows, "", "text readings")
+        for line in lines
+    ]  # fmt: skip
+    header = ["this", "against", "difference", "standard error", "p", "p, corrected", "verdict"]
+    return folded(count(len(rows), "comparison"), table(header, rows))
 
 
 def published(report: Report) -> Html:

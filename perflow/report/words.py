@@ -56,30 +56,33 @@ def seconds(value: float | None) -> str:
 
 
 def sentence(rows: list[dict[str, Any]]) -> str:
-    """One arm against all it was compared with under one ordering: numbers and verdicts.
+    """One arm against all it was compared with under one ordering: values and verdicts.
 
     ``rows`` are lines of comparisons.csv that share ``ordering``, ``better_key`` and ``better_trial``.
     """
     first = rows[0]
-    seeds = f", mean of {first['better_seeds']} seeds" if first["better_seeds"] > 1 else ""
-    parts = [f"{first['better']}, {_cost(first, 'better')}: {number(first['better_value'])}{seeds}."]
-    for row in rows:
-        interval = f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
-        said = _AS_SAID.get(row["verdict"], row["verdict"])
-        parts.append(
-            f"Against {row['worse']}, {_cost(row, 'worse')}, {number(row['worse_value'])}: {interval}, {said} "
-            f"({_p(row['p_holm'])})."
-        )
-    notes = dict.fromkeys(row["note"] for row in rows if isinstance(row["note"], str) and row["note"])
-    return " ".join([*parts, *(f"Note: {note}." for note in notes)])
+    several = f" (mean of {first['better_seeds']} seeds)" if first["better_seeds"] > 1 else ""
+    against = listed(
+        f"{row['worse']} with {_different(row)} {number(row['worse_value'])} ({_AS_SAID.get(row['verdict'], row['verdict'])})"
+        for row in rows
+    )
+    return f"{first['better']} with {cost(first, 'better')} {number(first['better_value'])}{several}, against {against}."
 
 
-def _cost(row: dict[str, Any], side: str) -> str:
-    return f"{count(row[f'{side}_steps'], 'step')} and {count(row[f'{side}_nfe'], 'evaluation')}"
+def _different(row: dict[str, Any]) -> str:
+    """The cost of the other arm, in the unit in which it differs."""
+    same = row["better_steps"] == row["worse_steps"]
+    return count(row["worse_nfe"], "evaluation") if same else cost(row, "worse")
 
 
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.995 else "p = 1"
+def cost(row: dict[str, Any], side: str) -> str:
+    """Steps and evaluations of one side of a comparison."""
+    return f"{count(row[f'{side}_steps'], 'step')} ({count(row[f'{side}_nfe'], 'evaluation')})"
+
+
+def probability(p: float) -> str:
+    """A p-value."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def verdict(rows: list[dict[str, Any]]) -> str:

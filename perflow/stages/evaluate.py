@@ -53,8 +53,8 @@ class Drawn:
         latents = artifacts.read_tensors(self.file(entry["latents"]))[0]["latents"].numpy()
         if not len(archive) == len(latents) == len(self.prompts):
             raise PerflowError(
-                f"{self.path}: trial '{trial}' has {len(archive)} images and {len(latents)} latents, its prompts"
-                f" ask for {len(self.prompts)}; delete {self.path} and run again"
+                f"{self.path}: trial '{trial}' has {len(archive)} images and {len(latents)} latents for"
+                f" {len(self.prompts)} items of its prompts; delete {self.path} and run again"
             )
         pixels = np.stack([store.decode(data) for data in archive.values()])
         return Images(*network.observe(pixels), latents, self.prompts, groups)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from perflow import artifacts
 from perflow.artifacts import Spec

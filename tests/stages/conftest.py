@@ -1,0 +1,82 @@
+"""A tiny data set, base and student, made once by the real stages and handed to tests as a copy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from perflow import artifacts, config
+from perflow.artifacts import Spec
+
+
+class Study(NamedTuple):
+    """A resolved study and the folder it is made in."""
+
+    study: config.Study
+    home: Path
+
+    def spec(self, table: str, name: str) -> Spec:
+        """A row's spec, as a stage reads it."""
+        return artifacts.read_spec(self.path("results/specs", table, f"{name}.json"))
+
+    def path(self, *parts: str) -> Path:
+        """A file of the study."""
+        return self.home.joinpath(*parts)
+
+    @property
+    def dataset(self) -> Path:
+        """The data set's manifest."""
+        return self.path("data/digits/manifest.json")
+
+    def handle(self, model: str) -> Path:
+        """A model's handle."""
+        return self.path("results", "bases" if model in self.study.bases else "students", model, "model.json")
+
+    def pairs(self, name: str) -> Path:
+        """A cache's manifest."""
+        return self.path("results/pairs", name, "manifest.json")
+
+    def state(self, name: str) -> Path:
+        """A state folder."""
+        return self.path("results/state", name)
+
+
+def finish(stage: Any) -> Any:
+    """Run a stage to its end."""
+    return list(stage) if isinstance(stage, Iterator) else stage
+
+
+@pytest.fixture(scope="session")
+def made(root, tmp_path_factory) -> Study:
+    """Data set, both bases, one cache and one student of the tiny study."""
+    from perflow.stages.base import base
+    from perflow.stages.cache import cache
+    from perflow.stages.export import export
+    from perflow.stages.fetch import fetch
+    from perflow.stages.train import train
+
+    made = Study(config.load(root / "workflow/studies/tiny.yaml"), tmp_path_factory.mktemp("tiny"))
+    config.write_specs(made.study, made.home)
+    fetch(made.spec("datasets", "digits"), made.dataset)
+    for name in ("eps", "v"):
+        finish(base(made.spec("bases", name), made.dataset, made.handle(name), made.state(name)))
+    for base_name, pairs, student in (("eps", "eps-fixed-k2", "eps-perflow-k2-s0"), ("v", "v-path-k2", "v-distilled-k2-s0")):
+        finish(cache(made.spec("pairs", pairs), made.handle(base_name), made.dataset, made.pairs(pairs)))
+        weights = made.handle(student).with_name("ema.safetensors")
+        finish(train(made.spec("students", student), made.handle(base_name), made.pairs(pairs), weights, made.state(student)))
+        export(
+            made.spec("deltas", student), made.path("results/specs/students", f"{student}.json"), weights,
+            made.handle(base_name), weights.with_name("delta.safetensors"), made.handle(student),
+        )  # fmt: skip
+    return made
+
+
+@pytest.fixture
+def tiny(made, tmp_path) -> Study:
+    """A copy of ``made`` that a test may damage."""
+    shutil.copytree(made.home, tmp_path / "home")
+    return Study(made.study, tmp_path / "home")

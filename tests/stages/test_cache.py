@@ -1,0 +1,113 @@
+"""Pairs are a function of (seed, index): shards, interruption and damage change nothing."""
+
+import pytest
+import torch
+
+from perflow import artifacts
+from perflow.core.fields import base_field
+from perflow.core.guidance import guided
+from perflow.core.rng import normal
+from perflow.core.solvers import SOLVERS
+from perflow.errors import PerflowError
+from perflow.models import handle
+from perflow.pairs import PairCache
+from perflow.stages.cache import cache
+from tests.stages.conftest import finish
+
+
+def run(tiny, name, base, out, **options):
+    return cache(tiny.spec("pairs", name), tiny.handle(base), tiny.dataset, out, **options)
+
+
+def content(path) -> dict[str, torch.Tensor]:
+    found = PairCache.load(path)
+    order = torch.argsort(found.k, stable=True)  # a trajectory's shard holds all its windows
+    return {name: getattr(found, name)[order] for name in ("start", "end", "k", "caption")}
+
+
+@pytest.mark.parametrize(("name", "base"), [("eps-fixed-k2", "eps"), ("v-path-k2", "v")])
+def test_bytes_do_not_depend_on_the_number_of_shards(tiny, name, base, tmp_path):
+    whole = content(tiny.pairs(name))
+    finish(run(tiny, name, base, tmp_path / "m/manifest.json", shard_items=23))
+    small = content(tmp_path / "m/manifest.json")
+    assert len(list((tmp_path / "m").glob("shard-*"))) > 2
+    for key, value in whole.items():
+        if name == "eps-fixed-k2" or key == "k":
+            assert torch.equal(value, small[key]), key
+        else:  # within a window the trajectories come in item order in both
+            assert torch.equal(value, small[key]), key
+
+
+def test_interrupted_it_resumes_shard_by_shard_to_the_same_bytes(tiny, tmp_path):
+    whole, broken = tmp_path / "whole/manifest.json", tmp_path / "broken/manifest.json"
+    finish(run(tiny, "eps-fixed-k2", "eps", whole, shard_items=16))
+    for _, step in zip(range(3), run(tiny, "eps-fixed-k2", "eps", broken, shard_items=16), strict=False):
+        assert step.step
+    assert not broken.exists()
+    times = {path: path.stat().st_mtime_ns for path in broken.parent.glob("shard-*")}
+    assert len(times) == 3
+    finish(run(tiny, "eps-fixed-k2", "eps", broken, shard_items=16))
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert {p.name: p.read_bytes() for p in whole.parent.iterdir()} == {p.name: p.read_bytes() for p in broken.parent.iterdir()}
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "other spec"])
+def test_a_damaged_shard_is_never_trained_on_and_is_rebuilt(tiny, damage):
+    manifest = tiny.pairs("eps-fixed-k2")
+    shard = next(manifest.parent.glob("shard-*"))
+    sound = shard.read_bytes()
+    if damage == "flip":
+        shard.write_bytes(sound[:-5] + bytes([sound[-5] ^ 1]) + sound[-4:])
+    elif damage == "truncate":
+        shard.write_bytes(sound[:-8])
+    else:
+        tensors, header = artifacts.read_tensors(shard)
+        artifacts.write_tensors(shard, tensors, header | {"spec": "another"})
+    with pytest.raises(PerflowError, match=f"{shard.name}: altered or truncated.*delete .*manifest.json"):
+        PairCache.load(manifest)
+    manifest.unlink()
+    finish(run(tiny, "eps-fixed-k2", "eps", manifest))
+    assert shard.read_bytes() == sound
+    PairCache.load(manifest)
+
+
+def test_starts_are_noised_latents_and_ends_are_the_teachers_solution(tiny):
+    """One pair recomputed by hand from the index alone."""
+    row, manifest = tiny.study.pairs["eps-fixed-k2"], tiny.pairs("eps-fixed-k2")
+    found, teacher = PairCache.load(manifest), handle.load(tiny.handle("eps"))
+    item = 100  # in the second window: 64 pairs each
+    assert found.k[item] == 1
+    start, k = found.start[item : item + 1], 1
+    schedule, noise = teacher.base.schedule, normal(start.shape[1:], 0, "pair-noise", [item])
+    latent = (start - schedule.sigma(0.5) * noise) / schedule.alpha(0.5)
+    from perflow.datasets import store
+
+    latents = teacher.base.encode(store.images(store.load(tiny.dataset, "base")))
+    assert (latents - latent).flatten(1).abs().amax(1).min() < 1e-5
+    condition = found.conditions[found.caption[item : item + 1].long()]
+    field = base_field(guided(teacher.base.network(), condition, found.conditions[:1], row.guidance), schedule, "epsilon")
+    times = [0.5, 0.25, 0.0]
+    torch.testing.assert_close(SOLVERS["ddim"](field, start, times, schedule), found.end[item : item + 1], rtol=1e-4, atol=1e-5)
+    assert k == 1
+
+
+def test_trajectory_windows_meet(tiny):
+    found = PairCache.load(tiny.pairs("v-path-k2"))
+    first, second = found.k == 0, found.k == 1
+    assert torch.equal(found.end[first], found.start[second])
+    assert torch.equal(found.caption[first], found.caption[second])
+
+
+def test_captions_are_dropped_by_index_at_the_rate_asked_for(tiny, tmp_path):
+    assert bool((PairCache.load(tiny.pairs("eps-fixed-k2")).caption > 0).all())
+    caption = PairCache.load(tiny.pairs("v-path-k2")).caption
+    assert 0 < int((caption == 0).sum()) < 0.35 * len(caption)
+
+
+def test_an_altered_base_is_refused_by_name(tiny, tmp_path):
+    weights = tiny.handle("eps").with_name("pipeline") / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(PerflowError, match=r"diffusion_pytorch_model.safetensors: altered.*delete .*model.json"):
+        finish(run(tiny, "eps-fixed-k2", "eps", tmp_path / "manifest.json"))

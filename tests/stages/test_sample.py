@@ -1,0 +1,99 @@
+"""Samples belong to items, and a diffusers pipeline with the delta draws the same ones."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import perflow
+from perflow import artifacts
+from perflow.errors import PerflowError
+from perflow.models import handle
+from perflow.stages.draw import draw
+from perflow.stages.sample import sample
+from tests.stages.conftest import finish
+
+STUDENT = "eps-perflow-k2-s0"
+
+
+@pytest.fixture
+def drawn(tiny):
+    out = tiny.path("results/samples", STUDENT, "manifest.json")
+    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, out))
+    return out
+
+
+def images(manifest, trial):
+    entry = artifacts.read_json(manifest)["trials"][trial]
+    files = artifacts.read_archive(manifest.with_name(entry["images"]["file"]))
+    return np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in files.values()])
+
+
+@pytest.mark.parametrize(("model", "trial", "scheduler"), [
+    (STUDENT, "window-2", None),
+    ("eps", "ddim-2", "DDIMScheduler"),
+])  # fmt: skip
+def test_the_pipeline_draws_what_the_stage_draws(tiny, model, trial, scheduler, tmp_path):
+    """Same noise, same prompts: latents to 1e-4, pixels to one grey level."""
+    import diffusers
+
+    out = tmp_path / "m/manifest.json"
+    finish(sample(tiny.spec("samples", model), tiny.handle(model), tiny.handle("eps"), tiny.dataset, out))
+    manifest = artifacts.read_json(out)
+    entry = manifest["trials"][trial]
+    latents = artifacts.read_tensors(out.with_name(entry["latents"]["file"]))[0]["latents"]
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(tiny.handle("eps").with_name("pipeline"), safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    if scheduler:
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(
+            pipe.scheduler.config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=False
+        )
+    else:
+        perflow.apply_delta(pipe, tiny.handle(model).with_name("delta.safetensors"))
+    prompts = [prompt["text"] for prompt in manifest["prompts"] for _ in range(manifest["per_prompt"])]
+    noise = perflow_noise(tiny, len(prompts))
+    common = dict(prompt=prompts, latents=noise, num_inference_steps=2, guidance_scale=entry["guidance"])
+    torch.testing.assert_close(pipe(**common, output_type="latent").images, latents, rtol=1e-4, atol=1e-4)
+    pixels = np.stack([np.asarray(image) for image in pipe(**common).images])
+    assert np.abs(pixels.astype(int) - images(out, trial).astype(int)).max() <= 1
+
+
+def perflow_noise(tiny, count):
+    from perflow.core.rng import normal
+
+    return normal(handle.load(tiny.handle("eps")).base.latent_shape, 0, "noise-0", range(count))
+
+
+def test_the_same_command_gives_the_same_bytes(tiny, drawn, tmp_path):
+    again = tmp_path / "again/manifest.json"
+    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, again))
+    assert {p.name: p.read_bytes() for p in drawn.parent.iterdir()} == {p.name: p.read_bytes() for p in again.parent.iterdir()}
+
+
+def test_flow_is_measured_for_every_item_and_window(drawn):
+    tensors, _ = artifacts.read_tensors(drawn.with_name("flow.safetensors"))
+    for name in ("straightness", "teacher_straightness", "endpoint_error"):
+        assert tensors[name].shape == (8, 2)
+        assert bool((tensors[name] > 0).all())
+
+
+def test_more_prompts_than_the_split_has_are_refused(tiny, tmp_path):
+    spec = tiny.spec("samples", STUDENT)
+    row = spec.row | {"sampling": spec.row["sampling"] | {"prompts": 10**6}}
+    with pytest.raises(PerflowError, match=r"sampling.prompts: 1000000 different captions"):
+        finish(sample(spec._replace(row=row), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, tmp_path / "m.json"))
+
+
+@pytest.mark.parametrize("model", [STUDENT, "eps"])
+def test_one_prompt_becomes_a_png_by_the_models_own_defaults(tiny, model, tmp_path):
+    draw(tiny.handle(model), "a red handwritten seven on a blue background", tmp_path / "x.png", None, None, None, 0, 3)
+    assert Image.open(tmp_path / "x.png").size == (3 * 64, 64)
+
+
+def test_windows_cannot_be_crossed_in_fewer_steps(tiny, tmp_path):
+    with pytest.raises(PerflowError, match="1 are too few"):
+        draw(tiny.handle(STUDENT), "a red digit", tmp_path / "x.png", None, 1, None, 0, 1)
+    with pytest.raises(PerflowError, match="has no windows; its solver must be one of ddim"):
+        draw(tiny.handle("eps"), "a red digit", tmp_path / "x.png", "window", 4, None, 0, 1)
