@@ -63,8 +63,8 @@ def study(name: str = "synthetic") -> dict[str, Any]:
     settings = {
         "study": name,
         "seed": 0,
-        "datasets": {"digits": {"source": "digits", "resolution": 8, "counts": {"base": 9, "extractor": 9, "reference": 9}}},
-        "bases": {"digits": {"family": "stable_diffusion", "dataset": "digits", "network": OPTIM, "autoencoder": OPTIM}},
+        "datasets": {"digits": {"source": "digits", "resolution": 8, "counts": {"base": 9}}},
+        "bases": {"digits": {"family": "stable_diffusion", "dataset": "digits", "network": OPTIM}},
         "extractors": {"digits-cnn": {"dataset": "digits", "training": OPTIM}},
         "pairs": {
             "fixed": {"starts": "data", "guidance": 4.5, "drop": 0.0, "solver": "ddim", "steps": 32, "count": 64},
@@ -204,7 +204,9 @@ def _metrics(results: Path, model: dict[str, Any], content: dict[str, Any], dist
             "prompt_accuracy": 1 / (1 + fd / 20), "teacher_mse": fd / 10,
         }  # fmt: skip
         metrics = {name: _estimate(value, model["name"], trial["name"], name) for name, value in values.items()}
-        trials[trial["name"]] = {key: trial[key] for key in ("solver", "steps", "nfe", "guidance")} | {"metrics": metrics}
+        trials[trial["name"]] = {key: trial[key] for key in ("solver", "steps", "nfe", "guidance")} | {
+            "metrics": metrics
+        }
     flow = None
     if model["windowed"]:
         around = range(model["windows"])

@@ -6,6 +6,8 @@
 
 from perflow.report.data import Report, load
 from perflow.report.listings import ablation_table, main_table
+from perflow.report.protocol import settings
+from perflow.report.provenance import provenance
 from perflow.report.render import render
 from perflow.report.sections import (
     ablation,
@@ -13,12 +15,10 @@ from perflow.report.sections import (
     curves,
     flow,
     opening,
-    provenance,
     published,
     quality,
     readings,
     samples,
-    settings,
 )
 from perflow.report.tables import collect
 from perflow.report.text import markdown, summary

@@ -61,7 +61,9 @@ def records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def load(study_spec: str | Path, results_dir: str | Path, published: str | Path, runs: str | Path | None = None) -> Report:
+def load(
+    study_spec: str | Path, results_dir: str | Path, published: str | Path, runs: str | Path | None = None
+) -> Report:
     """Read what :func:`perflow.report.tables.collect` wrote; ``runs`` is results/runs.json, if there is one."""
     results = Path(results_dir)
     return Report(

@@ -118,9 +118,7 @@ def ablation(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
         if row["one_step_a_window"]:
             lines.setdefault((row["entry"], "one step a window"), []).append(row)
     widths = {row["windows"] for rows in lines.values() for row in rows}
-    shared = {
-        name: rows for name, rows in lines.items() if name[1] == "one step a window" or len(rows) == len(widths)
-    }
+    shared = {name: rows for name, rows in lines.items() if name[1] == "one step a window" or len(rows) == len(widths)}
     entries = list(dict.fromkeys(names))
     with style():
         figure = Figure(figsize=(9.6, 4.6))
@@ -129,7 +127,7 @@ def ablation(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
         if metric.startswith(_LOGARITHMIC):
             plain_numbers(axes)
         ends = []
-        for i, ((entry, kind), rows) in enumerate(shared.items()):
+        for i, ((_, kind), rows) in enumerate(shared.items()):
             rows.sort(key=lambda row: row["windows"])
             x, y = [row["windows"] for row in rows], [row["value"] for row in rows]
             axes.errorbar(
@@ -211,7 +209,7 @@ def _stairs(axes: Axes, rows: DataFrame, metrics: tuple[str, ...], ink: str) -> 
 
 
 def costs(report: Report) -> Figure:
-    """Seconds of each model by stage, the mean over its training seeds; pairs are counted for every model that uses them."""
+    """Seconds of each model by stage, the mean over its training seeds; pairs count for every model that uses them."""
     seconds = {(row["table"], row["row"]): row["seconds"] or 0.0 for row in records(report.tables["costs"])}
     bars: dict[str, dict[str, list[float]]] = {}
     for model in report.study["models"]:

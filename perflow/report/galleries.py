@@ -45,15 +45,12 @@ def open_prompt(report: Report, base: str) -> int:
 
 def _rows(report: Report, base: str, steps: int) -> list[dict[str, Any]]:
     windows = common_windows(report)
-    chosen = []
-    for arm in report.wide():
-        if arm["base"] != base or arm["stream"]:
-            continue
-        if arm["trial"] == "teacher" or (arm["steps"] == steps and arm["windows"] in (None, windows)):
-            chosen.append(arm)
-        elif arm["steps"] == steps and not arm["windowed"]:
-            chosen.append(arm)
-    return chosen
+    arms = [arm for arm in report.wide() if arm["base"] == base and not arm["stream"]]
+    return [
+        arm
+        for arm in arms
+        if arm["trial"] == "teacher" or (arm["steps"] == steps and (not arm["windowed"] or arm["windows"] == windows))
+    ]
 
 
 def _gallery(report: Report, arms: list[dict[str, Any]], choose: Any, columns: int) -> Figure:
@@ -67,7 +64,9 @@ def _gallery(report: Report, arms: list[dict[str, Any]], choose: Any, columns: i
         items = [items[i * len(items) // min(columns, len(items))] for i in range(min(columns, len(items)))]
         prompts = [manifest["prompts"][item // per]["text"] for item in items]
         file = report.results / "samples" / model / manifest["trials"][arm["trial"]]["images"]["file"]
-        rows.append((f"{arm['label']}\n{count(arm['steps'], 'step')}, {count(arm['nfe'], 'evaluation')}", _read(file, items)))
+        rows.append(
+            (f"{arm['label']}\n{count(arm['steps'], 'step')}, {count(arm['nfe'], 'evaluation')}", _read(file, items))
+        )
     return _draw(rows, prompts)
 
 

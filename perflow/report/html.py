@@ -57,7 +57,7 @@ def _cell(cell: str | Cell) -> str:
 
 def badge(text: str) -> str:
     """A verdict as a small coloured label; the text itself carries the meaning, the colour repeats it."""
-    kind = {"seen": "yes", "not seen": "no", "within noise": "noise"}.get(text, "mixed")
+    kind = {"seen": "yes", "not seen": "no", "within noise": "noise", "not tested": "none"}.get(text, "mixed")
     return f'<span class="badge {kind}">{escape(text)}</span>'
 
 
@@ -66,14 +66,14 @@ def figure(drawn: Figure, caption: str, vector: bool = True) -> Html:
     buffer, kind = io.BytesIO(), "svg+xml" if vector else "png"
     with style():
         if vector:
-            drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            drawn.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
         else:
             drawn.savefig(buffer, format="png", dpi=drawn.dpi, metadata={"Software": None})
     data = base64.b64encode(buffer.getvalue()).decode()
-    width = round(drawn.get_figwidth() * 96)
+    width = "" if vector else f' width="{round(drawn.get_figwidth() * 96)}"'
     text = escape(caption)
     return Html(
-        f'<figure><div class="scroll"><img width="{width}" alt="{text}" src="data:image/{kind};base64,{data}"></div>'
+        f'<figure><div class="scroll"><img{width} alt="{text}" src="data:image/{kind};base64,{data}"></div>'
         f"<figcaption>{text}</figcaption></figure>"
     )
 

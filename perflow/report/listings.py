@@ -10,7 +10,7 @@ from typing import Any
 from perflow.report.data import Report, records
 from perflow.report.html import Cell, Html, table
 from perflow.report.study import metric_name
-from perflow.report.words import number
+from perflow.report.words import count, number
 
 _SHORT = {
     "fd_teacher": "FD to teacher",
@@ -83,7 +83,10 @@ def _value(metric: str, line: dict | None, style: str = "") -> Cell:
     if line is None:
         return Cell("", 1, style)
     scale = _scale(metric)
-    value, low, high = (number(None if line[name] is None else line[name] * scale) for name in ("value", "low", "high"))
+    value, low, high = (
+        number(None if line[name] is None else line[name] * scale, digits)
+        for name, digits in (("value", 3), ("low", 2), ("high", 2))
+    )
     return Cell(f"{value}<small>[{low}, {high}]</small>" if low else value, 1, style)
 
 
@@ -111,7 +114,8 @@ def _bars(arms: list[dict], metric: str, width: int = 90) -> Callable[[dict | No
         left, dot, right = (place(line[name] or line["value"]) for name in ("low", "value", "high"))
         return Cell(
             f'<svg class="bar" width="{width}" height="14" viewBox="0 0 {width} 14" aria-hidden="true">'
-            f'<line x1="0" x2="{width}" y1="7" y2="7"/><line class="range" x1="{left:.1f}" x2="{right:.1f}" y1="7" y2="7"/>'
+            f'<line x1="0" x2="{width}" y1="7" y2="7"/>'
+            f'<line class="range" x1="{left:.1f}" x2="{right:.1f}" y1="7" y2="7"/>'
             f'<circle cx="{dot:.1f}" cy="7" r="3.5"/></svg>'
         )
 
@@ -130,14 +134,12 @@ def ablation_table(report: Report, metric: str = "fd_teacher") -> Html:
             cells = {row["steps"]: row for row in own if row["key"] == key}
             any_row = next(iter(cells.values()))
             row = [Cell(str(int(any_row["windows"])), 1, "method"), Cell(str(any_row["n_seeds"]))]
-            for count in steps:
-                line = cells.get(count)
-                row.append(_ablated(metric, line))
+            row += [_ablated(metric, cells.get(step)) for step in steps]
             rows.append(row)
         name = own[0]["label"].split(", K=")[0]
         caption = f"{name} on {base}: {metric_name(metric, report.extractor)}; the shaded cells take one step a window"
-        parts.append(table(["windows K", "seeds", *(f"{count} steps" if count > 1 else "1 step" for count in steps)], rows, caption))
-    return Html("".join(parts)) if parts else Html("<p>No entry of this study stands with more than one number of windows.</p>")
+        parts.append(table(["windows K", "seeds", *(count(step, "step") for step in steps)], rows, caption))
+    return Html("".join(parts) or "<p>No entry of this study stands with more than one number of windows.</p>")
 
 
 def _ablated(metric: str, line: dict | None) -> Cell:

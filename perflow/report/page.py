@@ -6,29 +6,56 @@ import re
 from html import escape, unescape
 
 _CSS = """
-:root { --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --shade: #f8fafc; --key: #eef4fb; --accent: #0b5a99; }
+:root {
+  --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --shade: #f8fafc; --key: #eef4fb;
+  --accent: #0b5a99;
+}
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; }
-body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.6 system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-main { max-width: 1160px; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; }
+body {
+  margin: 0; color: var(--ink); background: #fff;
+  font: 16px/1.6 system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif;
+}
+main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.1rem 5rem; }
 p, li { max-width: 46rem; }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .75rem; letter-spacing: -.01em; }
-h2 { font-size: 1.35rem; line-height: 1.3; margin: 3rem 0 .75rem; padding-top: 1.1rem; border-top: 1px solid var(--line); }
+h2 {
+  font-size: 1.35rem; line-height: 1.3; margin: 3rem 0 .75rem; padding-top: 1.1rem;
+  border-top: 1px solid var(--line);
+}
 h3 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 a { color: var(--accent); text-underline-offset: 2px; }
 a.anchor-link { display: none; }
 nav { margin: 1.5rem 0 0; font-size: .9rem; line-height: 2; }
-nav a { display: inline-block; margin-right: 1.1rem; text-decoration: none; border-bottom: 1px solid transparent; }
+nav a {
+  display: inline-block; margin-right: 1.1rem; text-decoration: none;
+  border-bottom: 1px solid transparent;
+}
 nav a:hover { border-color: currentColor; }
-blockquote { margin: 1.25rem 0; padding: .35rem 1.1rem; max-width: 46rem; background: #fff8eb; border-left: 4px solid #e69f00; border-radius: 3px; }
+blockquote {
+  margin: 1.25rem 0; padding: .35rem 1.1rem; max-width: 46rem; background: #fff8eb;
+  border-left: 4px solid #e69f00; border-radius: 3px;
+}
 code, pre { font: .84em/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
-pre { margin: .5rem 0 1rem; padding: .9rem 1.1rem; overflow-x: auto; background: var(--shade); border: 1px solid var(--line); border-radius: 6px; }
+pre {
+  margin: .5rem 0 1rem; padding: .9rem 1.1rem; overflow-x: auto; background: var(--shade);
+  border: 1px solid var(--line); border-radius: 6px;
+}
 .scroll { overflow-x: auto; margin: 1rem 0 1.25rem; }
 table { border-collapse: collapse; font-size: .84rem; line-height: 1.35; font-variant-numeric: tabular-nums; }
 caption { caption-side: top; text-align: left; padding: 0 0 .45rem; font-weight: 600; white-space: nowrap; }
-th, td { padding: .38rem .7rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
-thead th { vertical-align: bottom; font-weight: 600; color: var(--soft); border-bottom: 2px solid #d1d5db; line-height: 1.2; }
-tr.group th { text-align: left; padding-top: 1.1rem; color: var(--accent); font-weight: 600; white-space: nowrap; }
+th, td {
+  padding: .38rem .7rem; text-align: right; vertical-align: top;
+  border-bottom: 1px solid var(--line);
+}
+thead th {
+  vertical-align: bottom; font-weight: 600; color: var(--soft); border-bottom: 2px solid #d1d5db;
+  line-height: 1.2;
+}
+tr.group th {
+  text-align: left; padding-top: 1.1rem; color: var(--accent); font-weight: 600;
+  white-space: nowrap;
+}
 th:first-child, td.method { text-align: left; }
 td.method { font-weight: 600; min-width: 8rem; border-right: 1px solid var(--line); }
 td.method small { font-weight: 400; }
@@ -40,9 +67,12 @@ table.results thead th { white-space: normal; }
 table.results td.method { white-space: normal; position: sticky; left: 0; background: #fff; }
 table.text th, table.text td, table.published th, table.published td { text-align: left; }
 table.text td.method { white-space: nowrap; }
-.reading { margin: 0 0 1.5rem; padding: .9rem 1.2rem .4rem; border: 1px solid var(--line); border-radius: 8px; }
+.reading {
+  margin: 0 0 1.5rem; padding: .9rem 1.2rem .4rem; border: 1px solid var(--line);
+  border-radius: 8px;
+}
 .reading h3 { margin: 0; line-height: 1.5; }
-.reading p.source { margin: .15rem 0 .6rem; }
+.reading p.source { margin: .15rem 0 .6rem; max-width: none; }
 .reading ul { margin: .4rem 0; padding-left: 1.2rem; font-size: .94rem; }
 .reading li { margin-bottom: .3rem; max-width: 62rem; }
 table.published { border-left: 4px solid #d1d5db; }
@@ -51,13 +81,20 @@ svg.bar { display: block; margin-top: .2rem; }
 svg.bar line { stroke: #e5e7eb; stroke-width: 1; }
 svg.bar line.range { stroke: #0072b2; stroke-width: 2; }
 svg.bar circle { fill: #0072b2; }
-.badge { display: inline-block; padding: .1rem .55rem; border-radius: 99px; font-size: .8rem; font-weight: 600; white-space: nowrap; }
+.badge {
+  display: inline-block; padding: .1rem .55rem; border-radius: 99px; font-size: .8rem;
+  font-weight: 600; white-space: nowrap;
+}
 .badge.yes { background: #d6efe5; color: #00553d; }
 .badge.no { background: #fbe0d3; color: #8a3500; }
 .badge.noise { background: #e5e7eb; color: #374151; }
+.badge.none { background: #fff; color: var(--soft); box-shadow: inset 0 0 0 1px #d1d5db; }
 .badge.mixed { background: #fdf0d0; color: #6b4700; }
 .cards { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.25rem 0; }
-.cards div { flex: 1 1 7.5rem; padding: .7rem 1rem; background: var(--shade); border: 1px solid var(--line); border-radius: 8px; }
+.cards div {
+  flex: 1 1 7.5rem; padding: .7rem 1rem; background: var(--shade); border: 1px solid var(--line);
+  border-radius: 8px;
+}
 .cards b { display: block; font-size: 1.5rem; line-height: 1.2; }
 .cards span { color: var(--soft); font-size: .85rem; }
 figure { margin: 1.25rem 0 1.75rem; }

@@ -147,8 +147,8 @@ def _compared(claim: Claim, measured: dict[str, dict], alpha: float) -> dict[str
     replicates = [numpy.mean([estimate["replicates"] for estimate in side], axis=0) for side in sides]
     if replicates[0].shape != replicates[1].shape:
         raise PerflowError(
-            f"{better.models[0]} and {worse.models[0]}: {len(replicates[0])} and {len(replicates[1])} groups of prompts "
-            "in the jackknife; rows can be compared only over the same groups"
+            f"{better.models[0]} and {worse.models[0]}: {len(replicates[0])} and {len(replicates[1])} groups of "
+            "prompts in the jackknife; rows can be compared only over the same groups"
         )
     parts = [(intervals.standard_error(replicates[0] - replicates[1]) ** 2, len(replicates[0]) - 1)]
     parts += [(variance(side) / len(side), len(side) - 1) for side in values if len(side) > 1]
@@ -157,10 +157,7 @@ def _compared(claim: Claim, measured: dict[str, dict], alpha: float) -> dict[str
     freedom = total**2 / sum(part**2 / own for part, own in parts) if total else parts[0][1]
     difference, error = mean(values[0]) - mean(values[1]), math.sqrt(total)
     reach = float(stats.t.ppf(1 - alpha / 2, freedom)) * error
-    if error:
-        p = 2 * float(stats.t.sf(abs(difference) / error, freedom))
-    else:
-        p = 1.0 if difference == 0 else 0.0
+    p = 2 * float(stats.t.sf(abs(difference) / error, freedom)) if error else float(difference == 0)
     row = {"ordering": ordering["name"], "claim": ordering["claim"], "source": ordering["source"]}
     row |= {"base": better.base, "metric": metric}
     for side, arm, found in (("better", better, values[0]), ("worse", worse, values[1])):

@@ -32,7 +32,9 @@ def render(notebook: str | Path, results_dir: str | Path, published: str | Path,
         "runs": str(runs) if runs.is_file() else "",
     }
     book = normalised(_executed(notebook, parameters))
-    artifacts.write_text(out.with_suffix(".ipynb"), json.dumps(book, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    artifacts.write_text(
+        out.with_suffix(".ipynb"), json.dumps(book, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    )
     artifacts.write_text(out, _html(book))
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from html import escape
 from typing import Any
 
-from perflow.checkout import checkout
 from perflow.report import figures, galleries
 from perflow.report.data import Report, records
-from perflow.report.html import Cell, Html, badge, figure, folded, paragraph, pre, table
+from perflow.report.html import Cell, Html, badge, figure, folded, paragraph, table
 from perflow.report.study import metric_name
 from perflow.report.words import (
     NOT_TESTED,
@@ -25,8 +22,6 @@ from perflow.report.words import (
     size,
     verdict,
 )
-
-_LIBRARIES = ("torch", "diffusers", "transformers", "datasets", "accelerate", "safetensors", "numpy", "scipy")
 
 
 def _bases(report: Report) -> list[str]:
@@ -72,45 +67,15 @@ def _verdicts(report: Report, rows: list[dict[str, Any]]) -> list[str]:
     return [verdict([row for row in rows if row["ordering"] == item["name"]]) for item in _orderings(report)]
 
 
-def settings(report: Report) -> Html:
-    """The settings one has to know to read the numbers; the whole of params.yaml is folded below."""
-    chosen, study = report.study["settings"], report.study
-    teacher, sampling, training = study["teacher"], chosen["sampling"], chosen["training"]
-    rows = [("data", "; ".join(f"{n}: {d['source']}, {d['resolution']} × {d['resolution']} pixels" for n, d in chosen["datasets"].items()))]
-    rows.append(("teacher", f"{teacher['solver']}, {teacher['steps']} steps, guidance {teacher['guidance']:g}"))
-    for name, pairs in chosen["pairs"].items():
-        mode = "CFG-sync" if pairs["guidance"] == 1 else f"CFG-fixed at {pairs['guidance']:g}"
-        text = f"{pairs['count']:,} window pairs, {mode}, starts: {pairs['starts']}, {pairs['solver']} with {pairs['steps']} steps"
-        rows.append((f"pairs {name}", text))
-    text = f"{count(training['steps'], 'step')} of {training['batch']}, learning rate {training['lr']:g}, EMA {training['ema']:g}"
-    rows.append(("training, unless a row says otherwise", text))
-    rows.append(("samples", f"{sampling['prompts']} prompts × {sampling['per_prompt']}, the same noise for every method"))
-    rows.append(("features", f"{study['extractor']}{_accuracy(report)}"))
-    groups = chosen["evaluation"].get("groups")
-    rows.append(("intervals", f"jackknife over {groups} groups of prompts, {100 * chosen['evaluation'].get('confidence', 0.95):g} %"))
-    rows.append(("seed of the study", str(study["seed"])))
-    skipped = [[row["row"], row["why"]] for row in study.get("skipped", [])]
-    return _joined((
-        table(["setting", "value"], [[Cell(escape(name), 1, "method"), value] for name, value in rows], "", "text"),
-        folded("params.yaml", pre(study["params_text"])),
-        folded(f"{count(len(skipped), 'combination')} left out", table(["combination", "why"], skipped, "", "text"))
-        if skipped else "",
-    ))  # fmt: skip
-
-
-def _accuracy(report: Report) -> str:
-    value = report.extractor_accuracy()
-    if isinstance(value, dict):
-        return ", accuracy on held-out images: " + ", ".join(f"{name} {share:.3f}" for name, share in value.items())
-    return f", accuracy on held-out images {value:.3f}" if value is not None else ""
-
-
 def quality(report: Report, metric: str = "fd_teacher") -> Html:
     """A metric against network evaluations and against steps, a figure for each base."""
     windows = figures.common_windows(report)
     only = f" Where an entry has several numbers of windows, K = {windows} is drawn." if windows else ""
-    caption = f"{metric_name(metric, report.extractor)}; bars are intervals over noise and prompts. Grey: training-free.{only}"
-    return _joined(figure(figures.quality(report, base, metric), _on(report, base) + caption) for base in _bases(report))
+    name = metric_name(metric, report.extractor)
+    caption = f"{name}; bars are intervals over noise and prompts. Grey: training-free.{only}"
+    return _joined(
+        figure(figures.quality(report, base, metric), _on(report, base) + caption) for base in _bases(report)
+    )
 
 
 def _on(report: Report, base: str) -> str:
@@ -121,7 +86,8 @@ def ablation(report: Report, metric: str = "fd_teacher") -> Html:
     """A metric against the number of windows."""
     if not len(report.tables["ablation"]):
         return Html("")
-    caption = f"{metric_name(metric, report.extractor)} against the number of windows K. Dashed: the same number of steps for every K."
+    name = metric_name(metric, report.extractor)
+    caption = f"{name} against the number of windows K. Dashed: the same number of steps for every K."
     bases = [base for base in _bases(report) if base in set(report.tables["ablation"]["base"])]
     return _joined(figure(figures.ablation(report, base, metric), _on(report, base) + caption) for base in bases)
 
@@ -141,7 +107,8 @@ def _reading(ordering: dict[str, Any], lines: list[dict[str, Any]]) -> str:
         sentence([line for line in lines if (line["base"], line["better_key"], line["better_trial"]) == arm])
         for arm in arms
     ]
-    said += [f"Note: {note}." for note in dict.fromkeys(line["note"] for line in lines) if note]
+    notes = dict.fromkeys(note for line in lines if line["note"] for note in line["note"].split("; "))
+    said += [f"Note: {note}." for note in notes]
     items = "".join(f"<li>{escape(text)}</li>" for text in said or ["No rows of this study test it."])
     return (
         f'<section class="reading"><h3>{badge(verdict(lines))} {escape(ordering["claim"])}</h3>'
@@ -183,9 +150,9 @@ def published(report: Report) -> Html:
 def flow(report: Report) -> Html:
     """Curvature and end-point error by window."""
     caption = (
-        "By window, over time from noise (t = 1) to data (t = 0). Above: curvature of the path, 0 is straight; the student's own "
-        "(solid) and the teacher's from the same states (dotted). Below: squared error of one student step across "
-        "the window, relative to the way the teacher goes."
+        "By window, over time from noise (t = 1) to data (t = 0). Above: curvature of the path, 0 is straight; the "
+        "student's own (solid) and the teacher's from the same states (dotted). Below: squared error of one student "
+        "step across the window, relative to the way the teacher goes."
     )
     drawn = [(base, figures.flow(report, base)) for base in _bases(report)]
     return _joined(figure(image, _on(report, base) + caption) for base, image in drawn if image)
@@ -195,10 +162,8 @@ def curves(report: Report) -> Html:
     """Training losses."""
     caption = "Smoothed training loss of every student; losses of different parameterisations are in different units."
     others = [name for name in ("bases", "extractors") if (report.tables["curves"]["table"] == name).any()]
-    return _joined((
-        figure(figures.curves(report), caption),
-        folded("bases and extractor", _joined(figure(figures.curves(report, n), f"Smoothed training loss of the {n}.") for n in others)),
-    ))  # fmt: skip
+    drawn = [figure(figures.curves(report, name), f"Smoothed training loss of the {name}.") for name in others]
+    return _joined((figure(figures.curves(report), caption), folded("bases and extractors", _joined(drawn))))
 
 
 def samples(report: Report, steps: int) -> Html:
@@ -225,36 +190,11 @@ def costs(report: Report) -> Html:
             Cell(_whole(total["teacher_evaluations"])), Cell(_whole(total["student_passes"])),
         ])  # fmt: skip
     header = ["stage", "rows", "wall time", "CPU time", "peak MiB", "written", "teacher evaluations", "student passes"]
-    caption = "Wall time by model, the mean over training seeds; pairs are counted for every model that learns from them."
+    caption = (
+        "Wall time by model, the mean over training seeds; pairs are counted for every model that learns from them."
+    )
     return _joined((figure(figures.costs(report), caption), table(header, rows)))
 
 
 def _whole(value: float) -> str:
     return "" if value is None or value != value else f"{int(value):,}"
-
-
-def provenance(report: Report) -> Html:
-    """Which code, which libraries, which specs, which MLflow runs."""
-    study, state = report.study, checkout()
-    rows = [["git commit", state.describe()], ["Python", platform.python_version()]]
-    rows += [[name, _version(name)] for name in _LIBRARIES]
-    specs = [["bases", row["name"], row["spec"], ""] for row in study["bases"]]
-    specs += [["extractors", row["name"], row["spec"], ""] for row in study["extractors"]]
-    specs += [["pairs", row["name"], row["spec"], ""] for row in study["pairs"]]
-    specs += [["students", m["name"], m["model_spec"], m["spec"]] for m in study["models"] if m["kind"] == "student"]
-    lines = [
-        [Cell(table_, 1, "method"), name, *(Cell(f"<code>{spec[:12]}</code>") for spec in (own, measured)),
-         Cell(f"<code>{escape(report.runs.get(f'{table_}/{name}', ''))}</code>")]
-        for table_, name, own, measured in specs
-    ]  # fmt: skip
-    return _joined((
-        table(["what", "version"], [[Cell(escape(a), 1, "method"), b] for a, b in rows], "This page was made with", "text"),
-        folded("rows, specs and MLflow runs", table(["table", "row", "spec", "evaluation's spec", "MLflow run"], lines, "", "text")),
-    ))  # fmt: skip
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

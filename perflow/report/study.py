@@ -146,7 +146,9 @@ def _recipe(settings: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     entry = settings.get("students", {}).get(model["entry"])
     if model["kind"] == "base" or entry is None:
         return {}
-    kept = {name: value for name, value in entry.items() if name not in ("label", "bases", "windows", "seeds", "trials")}
+    kept = {
+        name: value for name, value in entry.items() if name not in ("label", "bases", "windows", "seeds", "trials")
+    }
     pairs = settings.get("pairs", {}).get(entry["pairs"], {})
     return kept | {"pairs": pairs}
 

@@ -28,6 +28,10 @@ _ARM = (
 _COST = ("seconds", "cpu_seconds", "peak_mib", "bytes", "teacher_evaluations", "student_passes", "resumed")
 _CURVE = ("loss", "lr", "grad_norm")
 _FLOW = ("straightness", "teacher_straightness", "endpoint_error")
+_WINDOWS = (
+    "base", "key", "model", "entry", "seed", "windows", "window", "start", "end",
+    *(f"{name}{bound}" for name in _FLOW for bound in ("", "_low", "_high")),
+)  # fmt: skip
 
 
 def collect(study_spec: str | Path, results_dir: str | Path, published: str | Path) -> None:
@@ -53,7 +57,7 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
         "comparisons": reading.compare_all(orderings, methods, measured, 1 - confidence),
         "rows": [row for arm in methods for row in _seeds(arm, measured, study)],
     }
-    columns = {"comparisons": reading.COLUMNS}
+    columns = {"comparisons": reading.COLUMNS, "windows": _WINDOWS, "ablation": (*main[0], "one_step_a_window")}
     for name, rows in tables.items():
         frame = pandas.DataFrame(rows, columns=columns.get(name))
         artifacts.write_text(results / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
@@ -70,7 +74,8 @@ def _of_spec(path: Path, spec: str) -> dict[str, Any]:
     content = artifacts.read_json(path)
     if content.get("spec") != spec:
         raise PerflowError(
-            f"{path}: made for spec {str(content.get('spec'))[:12]}, the study's row is {spec[:12]}; run the workflow again"
+            f"{path}: made for spec {str(content.get('spec'))[:12]}, the study's row has {spec[:12]}; "
+            "run the workflow again"
         )
     return content
 

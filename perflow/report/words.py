@@ -61,12 +61,14 @@ def sentence(rows: list[dict[str, Any]]) -> str:
     ``rows`` are lines of comparisons.csv that share ``ordering``, ``better_key`` and ``better_trial``.
     """
     first = rows[0]
-    several = f" (mean of {first['better_seeds']} seeds)" if first["better_seeds"] > 1 else ""
+    several = f", the mean of {first['better_seeds']} seeds" if first["better_seeds"] > 1 else ""
     against = listed(
-        f"{row['worse']} with {_different(row)} {number(row['worse_value'])} ({_AS_SAID.get(row['verdict'], row['verdict'])})"
+        f"{number(row['worse_value'])} for {row['worse']} with {_different(row)} "
+        f"({_AS_SAID.get(row['verdict'], row['verdict'])})"
         for row in rows
     )
-    return f"{first['better']} with {cost(first, 'better')} {number(first['better_value'])}{several}, against {against}."
+    own = f"{first['better']}: {number(first['better_value'])} with {cost(first, 'better')}{several}"
+    return f"{own}; against {against}."
 
 
 def _different(row: dict[str, Any]) -> str:
@@ -77,7 +79,7 @@ def _different(row: dict[str, Any]) -> str:
 
 def cost(row: dict[str, Any], side: str) -> str:
     """Steps and evaluations of one side of a comparison."""
-    return f"{count(row[f'{side}_steps'], 'step')} ({count(row[f'{side}_nfe'], 'evaluation')})"
+    return f"{count(row[f'{side}_steps'], 'step')} and {count(row[f'{side}_nfe'], 'evaluation')}"
 
 
 def probability(p: float) -> str:

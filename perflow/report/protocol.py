@@ -1,0 +1,62 @@
+"""The protocol behind the numbers: what one has to know to read them, and params.yaml as a whole."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from perflow.report.data import Report
+from perflow.report.html import Cell, Html, folded, pre, table
+from perflow.report.words import count
+
+
+def settings(report: Report) -> Html:
+    """The settings as a table; below it, folded, params.yaml and the combinations that were left out."""
+    study = report.study
+    rows = [[Cell(escape(name), 1, "method"), value] for name, value in _rows(report, study["settings"])]
+    parts = [table(["setting", "value"], rows, "", "text"), folded("params.yaml", pre(study["params_text"]))]
+    if skipped := [[row["row"], row["why"]] for row in study["skipped"]]:
+        title = f"{count(len(skipped), 'combination')} left out"
+        parts.append(folded(title, table(["combination", "why"], skipped, "", "text")))
+    return Html("".join(parts))
+
+
+def _rows(report: Report, chosen: dict[str, Any]) -> list[tuple[str, str]]:
+    teacher, sampling, training = report.study["teacher"], chosen["sampling"], chosen["training"]
+    evaluation = chosen["evaluation"]
+    data = (
+        f"{name}: {row['source']}, {row['resolution']} × {row['resolution']}"
+        for name, row in chosen["datasets"].items()
+    )
+    return [
+        ("data", f"{'; '.join(data)} pixels"),
+        ("teacher", f"{teacher['solver']}, {count(teacher['steps'], 'step')}, guidance {teacher['guidance']:g}"),
+        *((f"pairs {name}", _pairs(row)) for name, row in chosen["pairs"].items()),
+        (
+            "training, unless a row says otherwise",
+            f"{count(training['steps'], 'step')} of {training['batch']}, learning rate {training['lr']:g}, "
+            f"EMA {training['ema']:g}",
+        ),
+        ("samples", f"{sampling['prompts']} prompts × {sampling['per_prompt']}, the same noise for every method"),
+        ("features", f"{report.extractor}{_accuracy(report)}"),
+        (
+            "intervals",
+            f"jackknife over {evaluation['groups']} groups of prompts, {100 * evaluation['confidence']:g} %",
+        ),
+        ("seed of the study", str(report.study["seed"])),
+    ]
+
+
+def _pairs(row: dict[str, Any]) -> str:
+    mode = "CFG-sync" if row["guidance"] == 1 else f"CFG-fixed at {row['guidance']:g}"
+    return (
+        f"{row['count']:,} window pairs, {mode}, starts: {row['starts']}, "
+        f"{row['solver']} with {count(row['steps'], 'step')}"
+    )
+
+
+def _accuracy(report: Report) -> str:
+    value = report.extractor_accuracy()
+    if isinstance(value, dict):
+        return ", accuracy on held-out images: " + ", ".join(f"{name} {share:.3f}" for name, share in value.items())
+    return f", accuracy on held-out images {value:.3f}" if value is not None else ""
