@@ -234,18 +234,29 @@ def evaluate(spec: Path, samples: Path, teacher: Path, dataset: Path, extractor:
     _run("evaluate", spec, outputs=[out, out.with_suffix(".cost.json")], call=call, **common)
 
 
+_results = click.option(
+    "--results", type=_FILE, default="results", show_default=True, help="The study's results folder."
+)
+_published = click.option(
+    "--published", type=_FILE, default="workflow/report/published.json", show_default=True,
+    help="Published figures, and the orderings to read.",
+)  # fmt: skip
+_database = click.option("--database", type=_FILE, default="mlflow.db", show_default=True, help="MLflow's sqlite file.")
+
+
 @main.command()
-@click.option("--results", type=_FILE, default="results", show_default=True, help="The study's results folder.")
-def collect(results: Path) -> None:
+@_results
+@_published
+def collect(results: Path, published: Path) -> None:
     """Write results/tables/*.csv and results/metrics.json from what the study names."""
     from perflow import report
 
-    report.collect(results / "specs" / "study.json", results)
+    report.collect(results / "specs" / "study.json", results, published)
 
 
 @main.command()
-@click.option("--results", type=_FILE, default="results", show_default=True, help="The study's results folder.")
-@click.option("--database", type=_FILE, default="mlflow.db", show_default=True, help="MLflow's sqlite file.")
+@_results
+@_database
 @click.option("--artifacts", "store", type=_FILE, default="mlruns", show_default=True, help="MLflow's artifact folder.")
 @click.option("--report", "page", type=_FILE, default="reports/report.html", show_default=True, help="Attached if there.")
 def track(results: Path, database: Path, store: Path, page: Path) -> None:
@@ -257,11 +268,11 @@ def track(results: Path, database: Path, store: Path, page: Path) -> None:
 
 
 @main.command("report")
-@click.option("--results", type=_FILE, default="results", show_default=True, help="The study's results folder.")
+@_results
 @click.option("--notebook", type=_FILE, default="notebooks/report.ipynb", show_default=True, help="The template.")
-@click.option("--published", type=_FILE, default="workflow/report/published.json", show_default=True)
+@_published
 @click.option("--out", type=_FILE, default="reports/report.html", show_default=True, help="The page; the notebook beside it.")
-@click.option("--database", type=_FILE, default="mlflow.db", show_default=True, help="MLflow's sqlite file.")
+@_database
 def render(results: Path, notebook: Path, published: Path, out: Path, database: Path) -> None:
     """Execute the report's notebook and make it one self-contained page."""
     from perflow import report, tracking
@@ -271,7 +282,7 @@ def render(results: Path, notebook: Path, published: Path, out: Path, database: 
 
 
 @main.command()
-@click.option("--results", type=_FILE, default="results", show_default=True, help="The study's results folder.")
+@_results
 @click.option("--markdown", is_flag=True, help="As a Markdown table.")
 def table(results: Path, markdown: bool) -> None:
     """Print the main table."""

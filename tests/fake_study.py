@@ -42,7 +42,7 @@ def distance(model: dict[str, Any], trial: dict[str, Any]) -> float:
         return 0.15
     solver = {"ddim": 1.5, "dpmpp_2m": 1.0, "unipc": 1.2}.get(trial["solver"], 1.0)
     few = 1.0 if model["windows"] is None or not model["windowed"] else 1.0 + 1.0 / model["windows"]
-    return 0.2 + QUALITY[model["entry"]] * solver * few / trial["steps"] ** 1.5 + 0.01 * model["seed"]
+    return 0.2 + QUALITY.get(model["entry"], 1.0) * solver * few / trial["steps"] ** 1.5 + 0.01 * model["seed"]
 
 
 def study(name: str = "synthetic") -> dict[str, Any]:
@@ -143,6 +143,7 @@ def write(home: Path, content: dict[str, Any] | None = None, distance: Distance 
     content = content or study()
     results = home / "results"
     artifacts.write_json(results / "specs" / "study.json", content)
+    _row_specs(results / "specs", content)
     for base in content["bases"]:
         _trained(results / "bases" / base["name"], 1.0)
     for extractor in content["extractors"]:
@@ -157,6 +158,16 @@ def write(home: Path, content: dict[str, Any] | None = None, distance: Distance 
         _metrics(results, model, content, distance)
         _samples(results, model)
     return results / "specs" / "study.json"
+
+
+def _row_specs(folder: Path, content: dict[str, Any]) -> None:
+    """What of a row's spec is read besides study.json: its settings."""
+    names = {table: [row["name"] for row in content[table]] for table in ("bases", "extractors", "pairs")}
+    names["students"] = [model["name"] for model in content["models"] if model["kind"] == "student"]
+    for table, rows in names.items():
+        for name in rows:
+            spec = {"table": table, "name": name, "seed": 0, "row": {"training": OPTIM, "base": "digits"}}
+            artifacts.write_json(folder / table / f"{name}.json", spec)
 
 
 def _trained(folder: Path, level: float) -> None:

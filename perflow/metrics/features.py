@@ -61,10 +61,9 @@ class Extractor(nn.Module):
         return ((raw - self.mean) / self.deviation).numpy(), predicted
 
     def standardise(self, images: np.ndarray) -> None:
-        """Set the mean and deviation that ``observe`` uses to those of ``images``."""
+        """Set the mean and deviation that ``observe`` uses to those of ``images``, in fp64."""
         raw, _ = self._raw(images)
-        self.mean.copy_(raw.mean(0))
-        self.deviation.copy_(raw.std(0).clamp_min(1e-6))
+        self.mean, self.deviation = raw.mean(0), raw.std(0).clamp_min(1e-6)
 
     @torch.no_grad()
     def _raw(self, images: np.ndarray) -> tuple[Tensor, dict[str, np.ndarray]]:

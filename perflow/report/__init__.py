@@ -19,6 +19,7 @@ from perflow.report.sections import (
     quality,
     readings,
     samples,
+    samples_by_windows,
 )
 from perflow.report.tables import collect
 from perflow.report.text import markdown, summary
@@ -41,6 +42,7 @@ __all__ = [
     "readings",
     "render",
     "samples",
+    "samples_by_windows",
     "settings",
     "summary",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,69 +17,91 @@ from perflow.errors import PerflowError
 from perflow.report.data import Report
 from perflow.report.drawing import style
 from perflow.report.figures import common_windows
+from perflow.report.study import WINDOW
 from perflow.report.tables import samples_manifest
 from perflow.report.words import count
 
 _DPI = 150
-_CELL, _GAP, _LEFT, _TOP = 96, 8, 400, 150
-"""In pixels: about the width of an image, the space between two, the room for names and for prompts."""
+_CELL, _GAP, _LEFT, _LINE = 96, 8, 400, 15
+"""In pixels: about the width of an image, the space between two, the room for names, a line of a prompt."""
+_COLUMNS = 12
 
 
-def gallery(report: Report, base: str, steps: int, columns: int = 12) -> Figure:
-    """One item each of ``columns`` prompts, for the teacher and every method at ``steps`` steps."""
-    return _gallery(report, _rows(report, base, steps), lambda per, total: range(0, total, per), columns)
+def shown_steps(report: Report, base: str) -> list[int]:
+    """Numbers of steps worth a gallery: of those that most methods share, the smallest and the largest."""
+    times = Counter(arm["steps"] for arm in _arms(report, base) if arm["trial"] != "teacher")
+    shared = [steps for steps, methods in times.items() if methods == max(times.values())]
+    return sorted({min(shared), max(shared)}) if shared else []
 
 
-def variety(report: Report, base: str, steps: int, prompt: int = 0) -> Figure:
-    """All items of one prompt: how much the samples of one caption vary, for the same methods."""
-    return _gallery(
-        report, _rows(report, base, steps), lambda per, total: range(prompt * per, min((prompt + 1) * per, total)), 12
-    )
+def gallery(report: Report, base: str, steps: int) -> Figure:
+    """An item each of evenly spaced prompts, for the teacher and every method at ``steps`` steps."""
+    return _by_prompt(report, base, [arm for arm in _arms(report, base) if arm["steps"] == steps])
 
 
-def open_prompt(report: Report, base: str) -> int:
-    """The first prompt that leaves something unspecified, since its samples may differ in more than style; else 0."""
-    model = next(model for model in report.study["models"] if model["name"] == base)
-    prompts = samples_manifest(model, report.results)["prompts"]
-    return next((i for i, prompt in enumerate(prompts) if None in prompt.values()), 0)
+def by_windows(report: Report, base: str, entry: str) -> Figure:
+    """As :func:`gallery`, for one entry with its several numbers of windows, one step a window."""
+    arms = [arm for arm in report.wide() if arm["base"] == base and arm["entry"] == entry and arm["solver"] == WINDOW]
+    return _by_prompt(report, base, [arm for arm in arms if arm["steps"] == arm["windows"]])
 
 
-def _rows(report: Report, base: str, steps: int) -> list[dict[str, Any]]:
+def variety(report: Report, base: str, steps: int) -> tuple[Figure, str]:
+    """All items of one prompt, and that prompt: how much the samples of one caption vary, for the same methods.
+
+    The prompt is the first that leaves something unspecified, since its samples may differ in more than style.
+    """
+    manifest = _manifest(report, base)
+    prompts, per = manifest["prompts"], manifest["per_prompt"]
+    chosen = next((i for i, prompt in enumerate(prompts) if None in prompt.values()), 0)
+    items = list(range(chosen * per, (chosen + 1) * per))[:_COLUMNS]
+    arms = [_teacher(report, base), *(arm for arm in _arms(report, base) if arm["steps"] == steps)]
+    return _draw([_row(report, arm, items) for arm in arms], [""] * len(items)), prompts[chosen]["text"]
+
+
+def _by_prompt(report: Report, base: str, arms: list[dict[str, Any]]) -> Figure:
+    manifest = _manifest(report, base)
+    prompts, per = manifest["prompts"], manifest["per_prompt"]
+    columns = min(_COLUMNS, len(prompts))
+    chosen = [i * len(prompts) // columns for i in range(columns)]
+    rows = [_row(report, arm, [i * per for i in chosen]) for arm in [_teacher(report, base), *arms]]
+    return _draw(rows, [prompts[i]["text"] for i in chosen])
+
+
+def _manifest(report: Report, model: str) -> dict[str, Any]:
+    row = next(row for row in report.study["models"] if row["name"] == model)
+    return samples_manifest(row, report.results)
+
+
+def _teacher(report: Report, base: str) -> dict[str, Any]:
+    return next(arm for arm in report.wide() if arm["base"] == base and arm["trial"] == "teacher")
+
+
+def _arms(report: Report, base: str) -> list[dict[str, Any]]:
+    """What is drawn at a number of steps: the training-free solvers, and of each entry its common windows."""
     windows = common_windows(report)
-    arms = [arm for arm in report.wide() if arm["base"] == base and not arm["stream"]]
     return [
         arm
-        for arm in arms
-        if arm["trial"] == "teacher" or (arm["steps"] == steps and (not arm["windowed"] or arm["windows"] == windows))
+        for arm in report.wide()
+        if arm["base"] == base
+        and not arm["trial"].startswith("teacher")
+        and (not arm["windowed"] or arm["windows"] == windows)
     ]
 
 
-def _gallery(report: Report, arms: list[dict[str, Any]], choose: Any, columns: int) -> Figure:
-    models = {model["name"]: model for model in report.study["models"]}
-    rows, prompts = [], []
-    for arm in arms:
-        model = _first_seed(report, arm)
-        manifest = samples_manifest(models[model], report.results)
-        per, total = manifest["per_prompt"], manifest["per_prompt"] * len(manifest["prompts"])
-        items = list(choose(per, total))
-        items = [items[i * len(items) // min(columns, len(items))] for i in range(min(columns, len(items)))]
-        prompts = [manifest["prompts"][item // per]["text"] for item in items]
-        file = report.results / "samples" / model / manifest["trials"][arm["trial"]]["images"]["file"]
-        rows.append(
-            (f"{arm['label']}\n{count(arm['steps'], 'step')}, {count(arm['nfe'], 'evaluation')}", _read(file, items))
-        )
-    return _draw(rows, prompts)
-
-
-def _first_seed(report: Report, arm: dict[str, Any]) -> str:
+def _row(report: Report, arm: dict[str, Any], items: list[int]) -> tuple[str, list[numpy.ndarray]]:
+    """A method's name, and its images of ``items`` from its first training seed."""
     rows = report.tables["rows"]
-    return rows[(rows["key"] == arm["key"]) & (rows["trial"] == arm["trial"])].sort_values("seed")["model"].iloc[0]
+    model = rows[(rows["key"] == arm["key"]) & (rows["trial"] == arm["trial"])].sort_values("seed")["model"].iloc[0]
+    file = _manifest(report, model)["trials"][arm["trial"]]["images"]["file"]
+    name = f"{arm['label']}\n{count(arm['steps'], 'step')}, {count(arm['nfe'], 'evaluation')}"
+    return name, _read(report.results / "samples" / model / file, items)
 
 
 def _read(path: Path, items: list[int]) -> list[numpy.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return [numpy.asarray(Image.open(io.BytesIO(archive.read(f"{i:05d}.png"))).convert("RGB")) for i in items]
+            files = [archive.read(f"{item:05d}.png") for item in items]
+        return [numpy.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise PerflowError(f"{path}: not a complete archive of samples ({error}); run the workflow again") from None
 
@@ -93,17 +116,18 @@ def _draw(rows: list[tuple[str, list[numpy.ndarray]]], prompts: list[str]) -> Fi
         for c, image in enumerate(images):
             large = image.repeat(scale, axis=0).repeat(scale, axis=1)
             mosaic[r * step_y : r * step_y + height * scale, c * step_x : c * step_x + width * scale] = large
-    full_x, full_y = _LEFT + mosaic.shape[1], _TOP + mosaic.shape[0]
+    wrapped = [textwrap.wrap(prompt, 13)[:8] for prompt in prompts]
+    top = _LINE * max(len(lines) for lines in wrapped) + 14
+    full_x, full_y = _LEFT + mosaic.shape[1], top + mosaic.shape[0]
     with style():
         figure = Figure(figsize=(full_x / _DPI, full_y / _DPI), dpi=_DPI)
         axes = figure.add_axes((_LEFT / full_x, 0, mosaic.shape[1] / full_x, mosaic.shape[0] / full_y))
         axes.imshow(mosaic, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         for r, (name, _) in enumerate(rows):
-            y = 1 - (_TOP + r * step_y + height * scale / 2) / full_y
+            y = 1 - (top + r * step_y + height * scale / 2) / full_y
             figure.text((_LEFT - 16) / full_x, y, name, ha="right", va="center", fontsize=8)
-        for c, prompt in enumerate(prompts):
+        for c, lines in enumerate(wrapped):
             x = (_LEFT + c * step_x + width * scale / 2) / full_x
-            text = "\n".join(textwrap.wrap(prompt, 13)[:7])
-            figure.text(x, 1 - (_TOP - 10) / full_y, text, ha="center", va="bottom", fontsize=6.5)
+            figure.text(x, 1 - (top - 8) / full_y, "\n".join(lines), ha="center", va="bottom", fontsize=6.5)
     return figure

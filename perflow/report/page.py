@@ -106,7 +106,9 @@ summary { cursor: pointer; color: var(--accent); font-size: .92rem; }
 @media (max-width: 700px) {
   main { padding: 1.5rem 1rem 3rem; }
   h1 { font-size: 1.6rem; }
-  figure img { max-width: none; min-width: 620px; width: 620px; }
+  figure img { max-width: none; width: 740px; }
+  table.text td.method { white-space: normal; }
+  table.published td { min-width: 6.5rem; }
   caption { white-space: normal; }
 }
 @media print { nav, summary { display: none; } main { max-width: none; } .scroll { overflow: visible; } }

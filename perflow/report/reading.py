@@ -53,6 +53,7 @@ def compare_all(
     ``measured`` maps a model's name to its metrics file; ``alpha`` is the error allowed to all of the
     verdicts together. An ordering this study has no arms for gives no line.
     """
+    _check_metrics(orderings, measured)
     claims = [claim for ordering in orderings for claim in claims_of(ordering, arms, measured)]
     compared = [_compared(claim, measured, alpha) for claim in claims]
     adjusted = intervals.holm([row["p"] for row in compared]) if compared else []
@@ -66,6 +67,7 @@ def compare_all(
 def claims_of(ordering: dict[str, Any], arms: list[Arm], measured: dict[str, dict]) -> list[Claim]:
     """The comparisons an ordering asks for among ``arms``."""
     claims = []
+    arms = [arm for arm in arms if _measured(arm, ordering["metric"], measured)]
     for better in arms:
         if not _matches(better, ordering["better"]):
             continue
@@ -127,12 +129,25 @@ def _without(recipe: dict[str, Any], varied: set[str]) -> str:
     return json.dumps({name: value for name, value in recipe.items() if name not in varied}, sort_keys=True)
 
 
+def _check_metrics(orderings: list[dict[str, Any]], measured: dict[str, dict]) -> None:
+    trials = [trial for content in measured.values() for trial in content["trials"].values()]
+    known = sorted({metric for trial in trials for metric in trial["metrics"]})
+    for ordering in orderings:
+        if ordering["metric"] not in known:
+            raise PerflowError(
+                f"ordering '{ordering['name']}': no metric '{ordering['metric']}' was measured; "
+                f"there are {', '.join(known)}"
+            )
+
+
+def _measured(arm: Arm, metric: str, measured: dict[str, dict]) -> bool:
+    """Whether every training seed has the metric: where it is undefined, evaluate leaves it out."""
+    return all(metric in measured[model]["trials"][arm.trial]["metrics"] for model in arm.models)
+
+
 def _estimates(arm: Arm, metric: str, measured: dict[str, dict]) -> list[dict[str, Any]]:
     """One estimate a training seed."""
-    found = [measured[model]["trials"][arm.trial]["metrics"] for model in arm.models]
-    if any(metric not in metrics for metrics in found):
-        raise PerflowError(f"orderings: '{metric}' was not measured; there are {', '.join(found[0])}")
-    return [metrics[metric] for metrics in found]
+    return [measured[model]["trials"][arm.trial]["metrics"][metric] for model in arm.models]
 
 
 def _values(arm: Arm, metric: str, measured: dict[str, dict]) -> list[float]:

@@ -166,15 +166,27 @@ def curves(report: Report) -> Html:
     return _joined((figure(figures.curves(report), caption), folded("bases and extractors", _joined(drawn))))
 
 
-def samples(report: Report, steps: int) -> Html:
-    """Samples of every method at one number of steps: one item of many prompts, and many items of one prompt."""
+def samples(report: Report) -> Html:
+    """Samples at the numbers of steps most methods share: an item of many prompts, then many items of one prompt."""
     parts = []
     for base in _bases(report):
-        note = f"{_on(report, base)}{count(steps, 'step')}; every column has the same noise and prompt in all rows."
-        parts.append(figure(galleries.gallery(report, base, steps), note, vector=False))
-        prompt = galleries.open_prompt(report, base)
-        note = f"{_on(report, base)}{count(steps, 'step')}; one prompt, every column another noise."
-        parts.append(figure(galleries.variety(report, base, steps, prompt), note, vector=False))
+        for steps in galleries.shown_steps(report, base):
+            note = f"{_on(report, base)}{count(steps, 'step')}; a column has the same noise and prompt in all rows."
+            parts.append(figure(galleries.gallery(report, base, steps), note, vector=False))
+            drawn, prompt = galleries.variety(report, base, steps)
+            note = (
+                f"{_on(report, base)}{count(steps, 'step')}; every column is another noise for the prompt “{prompt}”."
+            )
+            parts.append(figure(drawn, note, vector=False))
+    return _joined(parts)
+
+
+def samples_by_windows(report: Report) -> Html:
+    """Samples of the entries with several numbers of windows, one step a window."""
+    parts = []
+    for (base, entry), _ in report.tables["ablation"].groupby(["base", "entry"], sort=False):
+        note = f"{_on(report, str(base))}One step a window; a column has the same noise and prompt in all rows."
+        parts.append(figure(galleries.by_windows(report, str(base), str(entry)), note, vector=False))
     return _joined(parts)
 
 

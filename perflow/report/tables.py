@@ -107,7 +107,8 @@ def _described(arm: Arm) -> dict[str, Any]:
 
 
 def _metrics_of(arm: Arm, measured: dict[str, dict]) -> list[str]:
-    found = measured[arm.models[0]]["trials"][arm.trial]["metrics"]
+    """Metrics at least one training seed has: where one is undefined, evaluate leaves it out."""
+    found = {metric for model in arm.models for metric in measured[model]["trials"][arm.trial]["metrics"]}
     return [name for name in METRICS if name in found] + sorted(set(found) - set(METRICS))
 
 
@@ -115,7 +116,8 @@ def _main(arm: Arm, measured: dict[str, dict], extractor: str) -> list[dict[str,
     """A line for each metric: the first training seed with its interval, and mean and spread over the seeds."""
     rows = []
     for metric in _metrics_of(arm, measured):
-        seeds = [measured[model]["trials"][arm.trial]["metrics"][metric] for model in arm.models]
+        trials = [measured[model]["trials"][arm.trial]["metrics"] for model in arm.models]
+        seeds = [metrics[metric] for metrics in trials if metric in metrics]
         values = [seed["value"] for seed in seeds]
         rows.append(
             _described(arm)
@@ -165,8 +167,7 @@ def _seeds(arm: Arm, measured: dict[str, dict], study: dict[str, Any]) -> list[d
     rows = []
     for name in arm.models:
         row = {"model": name, "seed": models[name]["seed"]} | _described(arm)
-        for metric in _metrics_of(arm, measured):
-            estimate = measured[name]["trials"][arm.trial]["metrics"][metric]
+        for metric, estimate in measured[name]["trials"][arm.trial]["metrics"].items():
             row |= {metric: estimate["value"], f"{metric}_low": estimate["low"], f"{metric}_high": estimate["high"]}
         rows.append(row | {"spec": models[name]["spec"]})
     return rows

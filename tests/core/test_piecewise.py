@@ -176,19 +176,41 @@ def test_on_the_diffusion_path_any_number_of_steps_is_ddim(windows, more):
     torch.testing.assert_close(sample(flow, x, len(steps)), want, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("base_prediction", PREDICTIONS)
-@pytest.mark.parametrize("path", PATHS)
-def test_an_untaught_student_keeps_its_bases_prediction(base_prediction, path):
-    """Whatever the base says, the student of the same noise estimate is the same DDIM sampler."""
+def saying(base_prediction):
+    """The same noise estimate, said in another prediction type."""
 
     def base(x, timestep):
         t = (timestep.double() + 1) / 1000
         return from_epsilon(base_prediction, network(x, timestep), x, SD.alpha(t), SD.sigma(t))
 
+    return base
+
+
+@pytest.mark.parametrize("base_prediction", PREDICTIONS)
+@pytest.mark.parametrize("t", [0.9, torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)])
+def test_a_base_is_read_as_epsilon(base_prediction, t):
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    want = base_field(network, SD, "epsilon")(x, t)
+    torch.testing.assert_close(
+        base_field(saying(base_prediction), SD, base_prediction)(x, t), want, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("base_prediction", PREDICTIONS)
+def test_a_velocity_is_itself_whatever_the_base_said(base_prediction):
+    flow = PiecewiseFlow(SD, Windows.equal(4), "straight", "velocity", base_prediction)
+    x, raw = torch.randn(2, 3, 4)
+    assert torch.equal(flow.output(raw, x, 1, 0.5), raw)
+
+
+@pytest.mark.parametrize("base_prediction", PREDICTIONS)
+@pytest.mark.parametrize("path", PATHS)
+def test_an_untaught_student_keeps_its_bases_prediction(base_prediction, path):
+    """Whatever the base says, the student of the same noise estimate is the same DDIM sampler."""
     flow = PiecewiseFlow(SD, Windows.equal(4), path, "ddim_eps", base_prediction)
     x = torch.randn(16, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     want = SOLVERS["ddim"](base_field(network, SD, "epsilon"), x, flow.windows.edges, SD)
-    torch.testing.assert_close(sample(flow, x, 4, base), want, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(sample(flow, x, 4, saying(base_prediction)), want, rtol=1e-6, atol=1e-6)
 
 
 def test_the_network_is_given_its_trained_timesteps():

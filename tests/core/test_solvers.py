@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from perflow.core import SOLVER_CALLS
 from perflow.core.schedule import Schedule
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.errors import PerflowError
@@ -80,7 +81,8 @@ def test_uneven_grids_converge_too(mixture, name):
 def test_constant_epsilon_is_integrated_exactly_by_all(schedule, name):
     x0, eps = torch.randn(2, 50, dtype=torch.float64)
     start = schedule.alpha(1) * x0 + schedule.sigma(1) * eps
-    times = [1, 0.8, 0.35, 0.3, 0.02, 0.0008, 0.0006, 0.0003, 0]  # below 1/T the schedule is flat: steps of no length
+    # below 1/T the schedule is flat: steps of no length
+    times = [1, 0.8, 0.35, 0.3, 0.02, 0.0008, 0.0006, 0.0003, 0]
     got = SOLVERS[name](lambda x, t: eps, start, times, schedule)
     torch.testing.assert_close(got, schedule.alpha(0) * x0 + schedule.sigma(0) * eps)
 
@@ -90,6 +92,10 @@ def test_calls_are_counted(schedule, name):
     calls = []
     SOLVERS[name](lambda x, t: calls.append(t) or x, torch.ones(1), [1, 0.6, 0.3, 0], schedule)
     assert len(calls) == evaluations(name, 3)
+
+
+def test_what_is_known_without_torch_is_true():
+    assert {name: solver.calls for name, solver in SOLVERS.items()} == SOLVER_CALLS
 
 
 @pytest.mark.parametrize("name", SOLVERS)

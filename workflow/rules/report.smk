@@ -8,6 +8,7 @@ rule collect:
         metrics=expand("results/metrics/{model}.json", model=STUDY.samples),
         costs=expand("results/metrics/{model}.cost.json", model=STUDY.samples),
         deltas=expand("results/students/{student}/delta.safetensors", student=STUDY.students),
+        published=ROOT / "workflow" / "report" / "published.json",
     output:
         tables=expand("results/tables/{table}.csv", table=TABLES),
         metrics="results/metrics.json",
@@ -17,7 +18,7 @@ rule collect:
         "logs/collect.tsv"
     threads: 1
     shell:
-        "{PERFLOW} collect 2> {log:q} || (cat {log:q} >&2; exit 1)"
+        "{PERFLOW} collect --published {input.published:q} 2> {log:q} || (cat {log:q} >&2; exit 1)"
 
 
 rule track:

@@ -1,0 +1,280 @@
+"""MLflow as a view of files: one run a row, below one run for the study. The only door to mlflow.
+
+The view can be rebuilt at any time from results/, so nothing is read back from it. A run is never reused:
+when a row's spec or anything that was recorded of it changes, a new run takes its place and the old one is
+deleted (MLflow keeps deleted runs out of sight until its own garbage collection).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perflow import artifacts
+from perflow.checkout import checkout
+from perflow.errors import PerflowError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EXPERIMENT = "perflow"
+_RULES = {"bases": "base", "extractors": "extractor", "pairs": "cache", "students": "train", "study": "collect"}
+_COSTS = ("seconds", "cpu_seconds", "peak_mib", "bytes", "teacher_evaluations", "student_passes")
+_CURVE = ("loss", "lr", "grad_norm")
+_BATCH = {"metrics": 1000, "params": 100}
+_LONGEST = 6000
+"""MLflow's limits: metrics and params a call, characters of a param."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that is recorded of one row."""
+
+    table: str
+    name: str
+    spec: str
+    params: dict[str, str]
+    metrics: dict[str, float] = field(default_factory=dict)
+    curve: list[tuple[str, float, int]] = field(default_factory=list)
+    """(metric, value, step)."""
+    files: dict[str, Path] = field(default_factory=dict)
+    """Path below the run's artifacts -> file."""
+    texts: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Table and name: what a run stands for."""
+        return f"{self.table}/{self.name}"
+
+    def content(self) -> str:
+        """A hash of everything recorded."""
+        hashes = {place: artifacts.sha256_file(path) for place, path in self.files.items()}
+        everything = [self.spec, self.params, self.metrics, self.curve, hashes, self.texts]
+        return artifacts.sha256_bytes(json.dumps(everything, sort_keys=True).encode())
+
+
+def sync(
+    study_spec: str | Path,
+    results_dir: str | Path,
+    database: str | Path,
+    store: str | Path,
+    page: str | Path | None = None,
+) -> dict[str, str]:
+    """Bring the sqlite ``database`` (files below ``store``) in step with the collected results.
+
+    Returns and writes to ``results_dir``/runs.json: ``<table>/<row>`` -> run id, for bases, extractors, pairs,
+    students, and ``study/<name>``, the parent of all. ``page`` is attached to the parent if it exists. Doing it
+    again changes nothing; rows the study no longer names disappear.
+    """
+    results = Path(results_dir)
+    study = artifacts.read_json(study_spec)
+    tables = {name: _read(results / "tables" / f"{name}.csv") for name in ("rows", "curves", "costs")}
+    parent, records = _study_record(study, results), list(_records(study, results, tables))
+    with artifacts.locked(Path(f"{database}.lock")):
+        client = _client(database)
+        experiment = _experiment(client, Path(store), Path(database))
+        live = _live(client, experiment, study["name"])
+        common = _common_tags(study["name"])
+        runs = {parent.key: _bring(client, experiment, parent, live.pop(parent.key, []), common)}
+        child = common | {"mlflow.parentRunId": runs[parent.key]}
+        for record in records:
+            runs[record.key] = _bring(client, experiment, record, live.pop(record.key, []), child)
+        for run in (run for gone in live.values() for run in gone):
+            client.delete_run(run.info.run_id)
+        if page is not None and Path(page).is_file():
+            client.log_artifact(runs[parent.key], str(page))
+    artifacts.write_json(results / "runs.json", runs)
+    return runs
+
+
+def attach_report(results_dir: str | Path, database: str | Path, page: str | Path) -> None:
+    """Add the rendered page to the study's run, which ``results_dir``/runs.json names."""
+    runs = artifacts.read_json(Path(results_dir) / "runs.json")
+    parent = next((run for key, run in runs.items() if key.startswith("study/")), None)
+    if parent is None or not Path(database).is_file():
+        raise PerflowError(f"{database}: the study's run is not there; perflow track records it")
+    with artifacts.locked(Path(f"{database}.lock")):
+        client = _client(database)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.log_artifact(parent, str(page))
+        except MlflowException:
+            raise PerflowError(f"{database}: has no run {parent}; perflow track records the study again") from None
+
+
+def _client(database: str | Path) -> MlflowClient:
+    """A client of the sqlite file; mlflow's telemetry is off before it is imported."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    Path(database).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(f"sqlite:///{Path(database).absolute()}")
+
+
+def _experiment(client: MlflowClient, store: Path, database: Path) -> str:
+    """The experiment's id; PerflowError if its files are kept elsewhere, since MLflow's paths are absolute."""
+    location = store.absolute().as_uri()
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        return client.create_experiment(EXPERIMENT, location)
+    if found.artifact_location != location:
+        raise PerflowError(
+            f"{database}: keeps its files in {found.artifact_location}, not in {location}; "
+            f"delete {database} (it is rebuilt from results/) and run again"
+        )
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def _live(client: MlflowClient, experiment: str, study: str) -> dict[str, list[Run]]:
+    """The runs of a study that are not deleted, by what they stand for."""
+    found: dict[str, list[Run]] = {}
+    token = None
+    while True:
+        runs = client.search_runs([experiment], f"tags.study = '{study}'", page_token=token)
+        for run in runs:
+            found.setdefault(run.data.tags.get("row", ""), []).append(run)
+        token = runs.token
+        if not token:
+            return found
+
+
+def _common_tags(study: str) -> dict[str, str]:
+    state = checkout()
+    commit = {"mlflow.source.git.commit": state.commit, "dirty": str(state.dirty).lower()} if state.commit else {}
+    return {"study": study} | commit
+
+
+def _bring(client: MlflowClient, experiment: str, record: Record, old: list[Run], tags: dict[str, str]) -> str:
+    """The id of the one live run of a row: an old one if it says the same, else a new one."""
+    content, kept = record.content(), None
+    for run in old:
+        if kept is None and run.data.tags.get("content") == content:
+            kept = run.info.run_id
+            if run.data.tags.get("mlflow.parentRunId") != tags.get("mlflow.parentRunId"):
+                client.set_tag(kept, "mlflow.parentRunId", tags["mlflow.parentRunId"])
+        else:
+            client.delete_run(run.info.run_id)
+    return kept or _create(client, experiment, record, content, tags)
+
+
+def _create(client: MlflowClient, experiment: str, record: Record, content: str, tags: dict[str, str]) -> str:
+    from mlflow.entities import Metric, Param
+
+    end = _now()
+    start = end - round(1000 * record.seconds)
+    own = {"row": record.key, "rule": _RULES[record.table], "spec": record.spec}
+    run = client.create_run(experiment, start_time=start, tags=tags | own, run_name=record.name).info.run_id
+    params = [Param(name, value[:_LONGEST]) for name, value in record.params.items()]
+    metrics = [Metric(name, value, end, 0) for name, value in record.metrics.items()]
+    metrics += [Metric(name, value, end, step) for name, value, step in record.curve]
+    for first in range(0, len(params), _BATCH["params"]):
+        client.log_batch(run, params=params[first : first + _BATCH["params"]])
+    for first in range(0, len(metrics), _BATCH["metrics"]):
+        client.log_batch(run, metrics=metrics[first : first + _BATCH["metrics"]])
+    for place, path in record.files.items():
+        client.log_artifact(run, str(path), str(Path(place).parent) if "/" in place else None)
+    for place, text in record.texts.items():
+        client.log_text(run, text, place)
+    client.set_tag(run, "content", content)  # last: a run that was cut short says nothing, and is replaced
+    client.set_terminated(run, end_time=end)
+    return run
+
+
+def _now() -> int:
+    import time
+
+    return int(1000 * time.time())
+
+
+def _study_record(study: dict[str, Any], results: Path) -> Record:
+    """The parent: tables and params.yaml."""
+    files = {name: results / name for name in ("tables/main.csv", "tables/ablation.csv", "tables/comparisons.csv")}
+    params = {"seed": study["seed"], "extractor": study["extractor"], "teacher": study["teacher"]}
+    params |= {"models": len(study["models"]), "trials": sum(len(model["trials"]) for model in study["models"])}
+    spec = artifacts.sha256_bytes(study["params_text"].encode())
+    return Record(
+        "study", study["name"], spec, _flat(params), files=files | {"metrics.json": results / "metrics.json"},
+        texts={"params.yaml": study["params_text"]},
+    )  # fmt: skip
+
+
+def _records(study: dict[str, Any], results: Path, tables: dict[str, list[dict]]) -> Iterator[Record]:
+    models = {model["name"]: model for model in study["models"]}
+    rows = [("bases", row["name"], row["spec"]) for row in study["bases"]]
+    rows += [(table, row["name"], row["spec"]) for table in ("extractors", "pairs") for row in study[table]]
+    rows += [("students", name, model["model_spec"]) for name, model in models.items() if model["kind"] == "student"]
+    for table, name, spec in rows:
+        params = _flat(artifacts.read_spec(results / "specs" / table / f"{name}.json").row)
+        metrics, seconds = _cost_metrics(tables["costs"], table, name)
+        files = {}
+        if table in ("bases", "students"):
+            model = models[name]
+            described = {key: model[key] for key in ("entry", "label", "windows", "starts", "guidance_mode")}
+            params |= _flat({key: value for key, value in described.items() if value is not None})
+            metrics |= _final_metrics(tables["rows"], name)
+            files = _grids(model, results)
+        yield Record(table, name, spec, params, metrics, _curve(tables["curves"], table, name), files, seconds=seconds)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    """Nested mappings as ``a.b.c`` -> text; lists stay together."""
+    if isinstance(value, dict):
+        return {key: text for inner in value for key, text in _flat(value[inner], f"{name}.{inner}".strip(".")).items()}
+    return {name: value if isinstance(value, str) else json.dumps(value)}
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise PerflowError(f"{path}: cannot be read ({error.strerror}); perflow collect writes it") from None
+
+
+def _final_metrics(rows: list[dict[str, str]], model: str) -> dict[str, float]:
+    """``<metric>/<trial>`` -> value as in rows.csv, and the ends of its interval, ``<metric>_low`` and ``_high``."""
+    names = [column.removesuffix("_low") for column in rows[0] if column.endswith("_low")] if rows else []
+    columns = [f"{name}{bound}" for name in names for bound in ("", "_low", "_high")]
+    own = [row for row in rows if row["model"] == model]
+    return {f"{column}/{row['trial']}": float(row[column]) for row in own for column in columns if row[column]}
+
+
+def _cost_metrics(costs: list[dict[str, str]], table: str, name: str) -> tuple[dict[str, float], float]:
+    """``cost/<stage>/<what>`` -> value for a row and for what was made of it, and the row's own seconds."""
+    stages = (table, "samples", "evaluations") if table in ("bases", "students") else (table,)
+    own = {row["table"]: row for row in costs if row["row"] == name and row["table"] in stages}
+    found = {
+        f"cost/{stage}/{column}": float(row[column]) for stage, row in own.items() for column in _COSTS if row[column]
+    }
+    return found, found.get(f"cost/{table}/seconds", 0.0)
+
+
+def _curve(curves: list[dict[str, str]], table: str, name: str) -> list[tuple[str, float, int]]:
+    """(``<phase>/<what>``, value, step) of a training."""
+    return [
+        (f"{row['phase']}/{column}", float(row[column]), int(row["step"]))
+        for row in curves
+        if row["table"] == table and row["row"] == name
+        for column in _CURVE
+        if row[column]
+    ]
+
+
+def _grids(model: dict[str, Any], results: Path) -> dict[str, Path]:
+    """``samples/<trial>.png`` -> the picture of a trial."""
+    folder = results / "samples" / model["name"]
+    trials = artifacts.read_json(folder / "manifest.json")["trials"]
+    return {f"samples/{trial['name']}.png": folder / trials[trial["name"]]["grid"]["file"] for trial in model["trials"]}

@@ -1,0 +1,86 @@
+"""The extractor's training: it learns, from its own split alone, and to the same bytes."""
+
+import numpy as np
+import pytest
+import torch
+
+from perflow import artifacts
+from perflow.artifacts import Spec
+from perflow.core.rng import generator
+from perflow.datasets import store
+from perflow.metrics.features import restore
+from perflow.stages.extractor import extractor, warped
+from perflow.stages.fetch import fetch
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "manifest.json"
+    counts = {"base": 1, "extractor": 600, "reference": 200}
+    fetch(Spec("datasets", "d", 0, {"source": "digits", "resolution": 16, "counts": counts}, "data"), path)
+    return path
+
+
+def spec(steps, seed=0):
+    training = {"steps": steps, "batch": 64, "lr": 4e-3, "warmup": 10, "ema": 0.97}
+    return Spec("extractors", "x", seed, {"dataset": "d", "training": training}, "hash")
+
+
+def train(folder, dataset, steps, seed=0):
+    out = folder / "extractor.safetensors"
+    taken = list(extractor(spec(steps, seed), dataset, out, folder / "state"))
+    return out, taken
+
+
+def test_it_learns_and_tells_its_accuracy_on_unseen_handwriting(dataset, tmp_path):
+    out, taken = train(tmp_path, dataset, 150)
+    tensors, header = artifacts.read_tensors(out)
+    assert header["spec"] == "hash"
+    assert header["accuracy"]["fg"] > 0.9
+    assert header["accuracy"]["bg"] > 0.9
+    assert header["accuracy"]["digit"] > 0.4
+    reference = store.load(dataset, "reference")
+    _, predicted = restore(tensors, header["architecture"]).observe(store.images(reference))
+    for name, accuracy in header["accuracy"].items():
+        assert accuracy == np.mean(predicted[name] == np.array(reference[f"label_{name}"]))
+    trained_on = store.images(store.load(dataset, "extractor"))
+    features, _ = restore(tensors, header["architecture"]).observe(trained_on)
+    np.testing.assert_allclose(features.mean(0), 0, atol=1e-9)
+    curve = artifacts.read_jsonl(out.with_name("curve.jsonl"))
+    assert curve[-1]["step"] == taken[-1].step == 150
+    assert curve[-1]["loss"] < curve[0]["loss"] / 2
+
+
+def test_the_same_spec_gives_the_same_bytes_and_another_seed_does_not(dataset, tmp_path):
+    first, second, other = (
+        train(tmp_path / name, dataset, 4, seed)[0] for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes() != other.read_bytes()
+
+
+def test_a_stopped_training_goes_on_to_the_same_bytes(dataset, tmp_path, monkeypatch):
+    whole, _ = train(tmp_path / "whole", dataset, 6)
+    monkeypatch.setattr("perflow.loop.time.monotonic", iter(range(0, 10**6, 100)).__next__)
+    out = tmp_path / "stopped" / "extractor.safetensors"
+    steps = extractor(spec(6), dataset, out, tmp_path / "stopped" / "state")
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    assert not out.exists()
+    _, taken = train(tmp_path / "stopped", dataset, 6)
+    assert taken[0].step > 1
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_warping_moves_pixels_and_leaves_colours():
+    random = generator(0, "warp")
+    plain = torch.rand(8, 3, 1, 1).expand(8, 3, 16, 16)
+    torch.testing.assert_close(warped(plain, random), plain)
+    edge = torch.zeros(8, 1, 16, 16)
+    edge[..., 8:] = 1
+    moved = warped(edge, random)
+    assert 0 <= moved.min() <= moved.max() <= 1
+    assert all(not torch.equal(image, edge[0]) for image in moved)
+    assert not torch.equal(moved[0], moved[1])
+    assert ((moved - edge).abs().mean((1, 2, 3)) < 0.35).all()

@@ -1,0 +1,448 @@
+"""The report says what the tables say, the tables what the artifacts say, and the readings follow the numbers."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy
+import pytest
+
+from perflow import artifacts, config, report
+from perflow.config.resolve import summary as study_summary
+from perflow.errors import PerflowError
+from perflow.metrics import intervals
+from perflow.report import galleries, reading, words
+from perflow.report.drawing import _apart
+from perflow.report.study import arms, read_study
+from tests import fake_study
+
+
+@pytest.fixture(scope="session")
+def published(root: Path) -> Path:
+    return root / "workflow" / "report" / "published.json"
+
+
+@pytest.fixture(scope="session")
+def collected(tmp_path_factory, published: Path) -> Path:
+    """The made-up study with its tables; tests that change anything take a copy."""
+    home = tmp_path_factory.mktemp("study")
+    report.collect(fake_study.write(home), home / "results", published)
+    return home
+
+
+@pytest.fixture
+def home(collected: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(collected, tmp_path / "home"))
+
+
+@pytest.fixture
+def data(collected: Path, published: Path) -> report.Report:
+    return report.load(collected / "results/specs/study.json", collected / "results", published)
+
+
+def collect(home: Path, published: Path) -> None:
+    report.collect(home / "results/specs/study.json", home / "results", published)
+
+
+def table(home: Path, name: str) -> list[dict[str, str]]:
+    with (home / "results/tables" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def change(path: Path, edit) -> None:
+    content = artifacts.read_json(path)
+    edit(content)
+    artifacts.write_json(path, content)
+
+
+# --- tables ------------------------------------------------------------------------------------------------
+
+
+def test_tables_hold_exactly_the_rows_of_the_study(home: Path, published: Path) -> None:
+    path = home / "results/specs/study.json"
+    dropped = "digits-perflow-sdxl-k8-s0"
+    change(path, lambda study: study.update(models=[m for m in study["models"] if m["name"] != dropped]))
+    collect(home, published)
+    named = [(m["name"], t["name"]) for m in read_study(path)["models"] for t in m["trials"]]
+    assert sorted((row["model"], row["trial"]) for row in table(home, "rows")) == sorted(named)
+    for name in ("main", "ablation", "windows", "comparisons", "costs", "curves"):
+        text = (home / "results/tables" / f"{name}.csv").read_text()
+        assert "perflow-sdxl-k4" in text
+        assert dropped.removesuffix("-s0") not in text, name
+    assert (home / "results/metrics" / f"{dropped}.json").exists()  # it lies there and is not listed
+
+
+def test_main_table_says_what_the_artifacts_say(collected: Path) -> None:
+    study = read_study(collected / "results/specs/study.json")
+    measured = {
+        m["name"]: artifacts.read_json(collected / f"results/metrics/{m['name']}.json") for m in study["models"]
+    }
+    lines = table(collected, "main")
+    assert len(lines) == 9 * len({(line["key"], line["trial"]) for line in lines})
+    for line in lines:
+        seeds = sorted((m["seed"], m["name"]) for m in study["models"] if m["name"] in (line["key"],) or
+                       m["name"].removesuffix(f"-s{m['seed']}") == line["key"])  # fmt: skip
+        found = [measured[name]["trials"][line["trial"]]["metrics"][line["metric"]] for _, name in seeds]
+        assert [float(line[b]) for b in ("value", "low", "high")] == [found[0][b] for b in ("value", "low", "high")]
+        assert int(line["n_seeds"]) == len(found)
+        assert float(line["seed_mean"]) == pytest.approx(mean(one["value"] for one in found))
+        if len(found) > 1:
+            assert float(line["seed_std"]) == pytest.approx(stdev(one["value"] for one in found))
+        else:
+            assert line["seed_std"] == ""
+
+
+def test_metrics_are_named_after_their_extractor(collected: Path) -> None:
+    names = {line["metric_name"] for line in table(collected, "main")}
+    assert "FD-digits-cnn to teacher" in names
+    assert not any(re.search(r"\bFID\b", name) for name in names)
+
+
+def test_metrics_json_is_flat_and_agrees_with_the_main_table(collected: Path) -> None:
+    flat = artifacts.read_json(collected / "results/metrics.json")
+    lines = {f"{li['key']}/{li['trial']}/{li['metric']}": float(li["seed_mean"]) for li in table(collected, "main")}
+    assert flat
+    assert all(value == pytest.approx(lines[name], rel=1e-5) for name, value in flat.items())
+
+
+@pytest.mark.parametrize("file", ["metrics/digits-perflow-sdxl-k4-s1.json", "metrics/digits.json"])
+def test_an_artifact_of_another_spec_is_refused(home: Path, published: Path, file: str) -> None:
+    before = (home / "results/metrics.json").read_bytes()
+    change(home / "results" / file, lambda content: content.update(spec="of-another-study"))
+    with pytest.raises(PerflowError, match=r"of-another-s.*run the workflow again"):
+        collect(home, published)
+    assert (home / "results/metrics.json").read_bytes() == before
+
+
+def test_samples_of_another_spec_are_refused(home: Path, published: Path) -> None:
+    change(home / "results/samples/digits/manifest.json", lambda content: content.update(spec="of-another-study"))
+    loaded = report.load(home / "results/specs/study.json", home / "results", published)
+    with pytest.raises(PerflowError, match="made for spec"):
+        report.samples(loaded)
+
+
+@pytest.mark.parametrize("key", ["name", "sha256"])
+def test_numbers_of_another_extractor_are_refused(home: Path, published: Path, key: str) -> None:
+    change(home / "results/metrics/digits.json", lambda content: content["extractor"].update({key: "another"}))
+    with pytest.raises(PerflowError, match="extractor"):
+        collect(home, published)
+
+
+def test_a_missing_artifact_is_named(home: Path, published: Path) -> None:
+    (home / "results/metrics/digits.json").unlink()
+    with pytest.raises(PerflowError, match=r"digits\.json: cannot be read"):
+        collect(home, published)
+
+
+def test_a_metric_that_is_undefined_for_a_trial_leaves_a_gap(home: Path, published: Path) -> None:
+    path = home / "results/metrics/digits-perflow-sdxl-k4-s0.json"
+    change(path, lambda content: content["trials"]["window-4"]["metrics"].pop("diversity"))
+    change(path, lambda content: content["trials"]["window-4"]["metrics"].pop("fd_teacher"))
+    collect(home, published)
+    row = next(r for r in table(home, "rows") if r["model"] == path.stem and r["trial"] == "window-4")
+    assert row["diversity"] == ""
+    assert float(row["recall"]) > 0
+    loaded = report.load(home / "results/specs/study.json", home / "results", published)
+    assert all(section(loaded) for section in (report.main_table, report.quality, report.ablation_table))
+
+
+# --- readings ----------------------------------------------------------------------------------------------
+
+
+def compared(quality: dict[str, float], tmp_path: Path, published: Path, spread: float = 0.01) -> list[dict]:
+    """comparisons.csv of the made-up study with other qualities and another spread over seeds."""
+
+    def distance(model: dict, trial: dict) -> float:
+        usual = fake_study.distance(model, trial) - 0.01 * model["seed"] - 0.2
+        return 0.2 + usual * quality.get(model["entry"], 1.0) + spread * model["seed"]
+
+    report.collect(fake_study.write(tmp_path, distance=distance), tmp_path / "results", published)
+    return table(tmp_path, "comparisons")
+
+
+def verdicts(lines: list[dict], ordering: str, better: str, worse: str) -> set[str]:
+    chosen = (line for line in lines if line["ordering"] == ordering)
+    return {
+        li["verdict"] for li in chosen if better in li["better_key"] and worse in f"{li['worse_key']}/{li['worse']}"
+    }
+
+
+def test_an_ordering_flips_with_the_data(tmp_path: Path, published: Path) -> None:
+    good = compared({"perflow-sd15": 0.2}, tmp_path / "good", published)
+    bad = compared({"perflow-sd15": 8.0}, tmp_path / "bad", published)
+    for ordering in ("training-free-4", "evaluations", "control"):
+        assert verdicts(good, ordering, "sd15", "") == {reading.SEEN}, ordering
+        assert verdicts(bad, ordering, "sd15", "") == {reading.NOT_SEEN}, ordering
+    said = {words.sentence([_typed(li) for li in lines if "sd15" in li["better_key"] and li["ordering"] == "steps-8-4"])
+            for lines in (good, bad)}  # fmt: skip
+    assert len(said) == 2
+
+
+def test_equal_methods_differ_within_noise_only(tmp_path: Path, published: Path) -> None:
+    same = fake_study.QUALITY["perflow-sdxl"] / fake_study.QUALITY["rectified-diffusion"]
+    lines = compared({"rectified-diffusion": same}, tmp_path, published, spread=0.0)
+    assert verdicts(lines, "path", "rectified", "sdxl") == {reading.NOISE}
+
+
+def test_the_spread_over_seeds_widens_the_interval(tmp_path: Path, published: Path) -> None:
+    close, wide = (compared({}, tmp_path / str(s), published, spread=s) for s in (0.0001, 0.05))
+    for a, b in zip(close, wide, strict=True):
+        if int(a["better_seeds"]) > 1 or int(a["worse_seeds"]) > 1:
+            assert float(a["high"]) - float(a["low"]) < float(b["high"]) - float(b["low"])
+
+
+def test_comparisons_are_paired_and_corrected_together(collected: Path) -> None:
+    lines = table(collected, "comparisons")
+    errors = {}
+    for model in read_study(collected / "results/specs/study.json")["models"]:
+        for name, trial in artifacts.read_json(collected / f"results/metrics/{model['name']}.json")["trials"].items():
+            replicates = trial["metrics"]["fd_teacher"]["replicates"]
+            errors[model["name"].removesuffix("-s0"), name] = intervals.standard_error(replicates)
+    single = [li for li in lines if li["better_seeds"] == li["worse_seeds"] == "1"]
+    assert single
+    for li in single:
+        alone = errors[li["better_key"], li["better_trial"]], errors[li["worse_key"], li["worse_trial"]]
+        assert float(li["error"]) < numpy.hypot(*alone)
+    adjusted = intervals.holm([float(li["p"]) for li in lines])
+    assert [float(li["p_holm"]) for li in lines] == pytest.approx(list(adjusted))
+
+
+def test_all_else_equal_means_all_else(home: Path, published: Path) -> None:
+    assert verdicts(table(home, "comparisons"), "path", "rectified", "sdxl")
+    path = home / "results/specs/study.json"
+    change(path, lambda study: study["settings"]["students"]["rectified-diffusion"].update(training={"steps": 99}))
+    collect(home, published)
+    assert not verdicts(table(home, "comparisons"), "path", "rectified", "sdxl")
+
+
+def test_the_best_solver_is_the_best_and_is_said_to_be_chosen(collected: Path) -> None:
+    main = [line for line in table(collected, "main") if line["metric"] == "fd_teacher" and line["kind"] == "base"]
+    lines = [line for line in table(collected, "comparisons") if line["ordering"] == "evaluations"]
+    assert lines
+    for line in lines:
+        rivals = [m for m in main if m["nfe"] == line["better_nfe"] and not m["trial"].startswith("teacher")]
+        assert float(line["worse_value"]) == min(float(m["value"]) for m in rivals)
+        assert "favours the training-free side" in line["note"]
+
+
+def test_windows_are_compared_with_the_next_smaller_number(collected: Path) -> None:
+    lines = [line for line in table(collected, "comparisons") if line["ordering"] == "windows"]
+    assert {(line["better_steps"], line["worse_steps"]) for line in lines} == {("2", "1"), ("4", "2"), ("8", "4")}
+
+
+def test_an_ordering_without_rows_is_not_tested(data: report.Report) -> None:
+    assert not (data.tables["comparisons"]["ordering"] == "lcm-4").any()
+    section = str(report.readings(data)).split("At 4 steps PeRFlow beats LCM")[0]
+    assert section.endswith('<span class="badge none">not tested</span> ')
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda ordering: ordering.update(metric="fid"), "no metric 'fid' was measured; there are diversity, fd_real"),
+        (lambda ordering: ordering.update(better={"colour": 1}), "no field 'colour'; there are key, base"),
+    ],
+)
+def test_a_mistake_in_an_ordering_names_what_is_valid(
+    home: Path, published: Path, tmp_path: Path, edit, message
+) -> None:
+    content = artifacts.read_json(published)
+    edit(content["orderings"][0])
+    artifacts.write_json(tmp_path / "published.json", content)
+    with pytest.raises(PerflowError, match=message):
+        collect(home, tmp_path / "published.json")
+
+
+def test_published_figures_all_have_a_source(published: Path) -> None:
+    content = artifacts.read_json(published)
+    assert all(item["source"] for item in content["figures"] + content["orderings"])
+    assert all(len(row) == len(item["columns"]) for item in content["figures"] for row in item["rows"])
+
+
+def _typed(line: dict[str, str]) -> dict:
+    return {
+        name: json.loads(value) if re.fullmatch(r"-?[\d.]+(e-?\d+)?", value) else value for name, value in line.items()
+    }
+
+
+# --- text --------------------------------------------------------------------------------------------------
+
+
+def test_summary_fits_and_agrees_with_the_table(collected: Path) -> None:
+    text = report.summary(collected / "results")
+    assert all(len(line) <= 110 for line in text.splitlines())
+    lines = [line for line in table(collected, "main") if line["metric"] == "fd_teacher"]
+    rows = [line for line in text.splitlines() if re.search(r"\d \[", line)]
+    assert [words.number(float(line["value"])) for line in lines] == [re.search(r"(\S+) \[", row)[1] for row in rows]
+
+
+def test_markdown_has_a_row_for_each_method_and_number_of_steps(collected: Path) -> None:
+    lines = report.markdown(collected / "results").split("\n\n")[0].splitlines()
+    assert len(lines) == 2 + len({(line["key"], line["trial"]) for line in table(collected, "main")})
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 9.996, 0.09996, 123456.0, 3.14159e-9, 0.00099951, 2e7])
+def test_numbers_keep_three_digits(value: float) -> None:
+    assert float(words.number(value)) == pytest.approx(value, rel=6e-3)
+    assert len(words.number(value).replace(".", "").lstrip("0")) <= 9
+
+
+def test_labels_are_moved_apart_as_little_as_possible() -> None:
+    assert _apart([0.0, 1.0, 2.0], 0.5) == [0.0, 1.0, 2.0]
+    moved = _apart([0.0, 0.0, 0.1, 3.0], 0.5)
+    assert all(b - a >= 0.5 - 1e-12 for a, b in zip(moved, moved[1:], strict=False))
+    assert mean(moved[:3]) == pytest.approx(mean([0.0, 0.0, 0.1]))
+    assert moved[3] == 3.0
+
+
+# --- the page ----------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Cells of the main tables, and everything the page would load."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.loads, self.rows, self.inside, self.cell = [], [], False, None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        found = dict(attributes)
+        if tag in ("script", "link", "iframe", "object", "embed", "base"):
+            self.loads.append(self.get_starttag_text())
+        self.loads += [found[name] for name in ("src", "srcset", "poster", "data") if name in found]
+        if tag == "table":
+            self.inside = found.get("class") == "results"
+        if self.inside and tag == "tr":
+            self.rows.append([])
+        if self.inside and tag == "td":
+            self.cell = (found.get("class", ""), "")
+        if self.cell and tag == "small":
+            self.cell = (self.cell[0], self.cell[1] + " ")
+
+    def handle_data(self, text: str) -> None:
+        if self.cell is not None:
+            self.cell = (self.cell[0], self.cell[1] + text)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "td" and self.cell is not None:
+            self.rows[-1].append(self.cell)
+            self.cell = None
+        if tag == "table":
+            self.inside = False
+
+
+@pytest.fixture(scope="session")
+def rendered(collected: Path, root: Path, published: Path) -> Path:
+    """The folder of the rendered report."""
+    report.render(root / "notebooks/report.ipynb", collected / "results", published, collected / "reports/report.html")
+    return collected / "reports"
+
+
+def test_the_page_says_what_the_table_says(rendered: Path, collected: Path) -> None:
+    rows = [row for row in Page((rendered / "report.html").read_text()).rows if row]
+    said = sorted(text.split()[0] for row in rows for kind, text in row if kind == "key")
+    lines = [line for line in table(collected, "main") if line["metric"] == "fd_teacher"]
+    assert said == sorted(words.number(float(line["value"])) for line in lines)
+    for line in table(collected, "main"):
+        if line["metric"] in ("fd_real", "recall", "teacher_mse"):
+            assert any(text.split()[:1] == [words.number(float(line["value"]))] for row in rows for _, text in row)
+
+
+def test_the_page_loads_nothing(rendered: Path) -> None:
+    text = (rendered / "report.html").read_text()
+    assert text.count("<img") >= 8
+    assert all(load.startswith("data:image/") for load in Page(text).loads)
+    assert not re.search(r"@import|url\(\s*['\"]?(?!data:)", text)
+
+
+def test_the_page_hides_code_and_shows_every_section(rendered: Path, root: Path) -> None:
+    text = (rendered / "report.html").read_text()
+    assert "report.load(" not in text
+    assert "sys.prefix" not in text
+    book = json.loads((root / "notebooks/report.ipynb").read_text())
+    titles = re.findall(r"^## (.*)$", "\n".join("".join(cell["source"]) for cell in book["cells"]), re.MULTILINE)
+    assert len(titles) >= 11
+    assert all(re.search(rf"<h2[^>]*>{re.escape(title)}", text) for title in titles)
+    assert "This is not the paper" in text
+
+
+def test_rendering_twice_gives_the_same_bytes(rendered: Path, collected: Path, root: Path, published: Path) -> None:
+    again = collected / "again"
+    report.render(root / "notebooks/report.ipynb", collected / "results", published, again / "report.html")
+    for name in ("report.html", "report.ipynb"):
+        assert (again / name).read_bytes() == (rendered / name).read_bytes(), name
+    assert sys.prefix not in (again / "report.ipynb").read_text()
+
+
+def test_a_kernel_of_another_environment_is_refused(collected, root, published, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/another/environment")
+    with pytest.raises(PerflowError, match=r"failed: AssertionError: this kernel belongs to .*, the study to /another"):
+        report.render(root / "notebooks/report.ipynb", collected / "results", published, tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_notebook_is_prose_and_calls(root: Path) -> None:
+    book = json.loads((root / "notebooks/report.ipynb").read_text())
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    text = "\n".join("".join(cell["source"]) for cell in code)
+    assert not re.search(r"\b(def|class|lambda|for|while)\b", text)
+    assert set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)) == {"sys", "perflow"}
+    assert code[0]["metadata"]["tags"] == ["parameters"]
+    assert "".join(code[1]["source"]).index("assert sys.prefix == prefix") < "".join(code[1]["source"]).index("perflow")
+    given = re.findall(r"^(\w+) = ", "".join(code[0]["source"]), re.MULTILINE)
+    assert given == ["prefix", "study", "results", "published", "runs"]
+
+
+def test_a_column_of_a_gallery_is_one_item(data: report.Report) -> None:
+    arms_ = [arm for arm in data.wide() if arm["steps"] == 4]
+    pictures = [galleries._row(data, arm, [0, 3, 6])[1] for arm in arms_]
+    assert len(pictures) > 5
+    for row in pictures[1:]:
+        for own, first in zip(row, pictures[0], strict=True):
+            assert numpy.array_equal(own[2:], first[2:])  # the fixture marks the trial in the first two lines
+    assert not numpy.array_equal(pictures[0][0][2:], pictures[0][1][2:])
+
+
+# --- the real study's form ---------------------------------------------------------------------------------
+
+
+def test_the_made_up_study_has_the_form_of_a_real_one(root: Path) -> None:
+    real = study_summary(config.load(root / "workflow/studies/tiny.yaml"))
+    made = fake_study.study()
+    assert set(made) == set(real)
+    assert {frozenset(m) for m in made["models"]} == {frozenset(m) for m in real["models"]}
+    assert {frozenset(t) for m in made["models"] for t in m["trials"]} == {
+        frozenset(t) for m in real["models"] for t in m["trials"]
+    }
+    for name in ("pairs", "bases", "extractors", "skipped"):
+        assert {frozenset(row) for row in made[name]} == {frozenset(row) for row in real[name]}
+
+
+@pytest.mark.parametrize("study", ["workflow/studies/tiny.yaml", "params.yaml"])
+def test_a_real_study_is_collected_and_shown(root: Path, study: str, tmp_path: Path, published: Path) -> None:
+    real = json.loads(artifacts.dumps(study_summary(config.load(root / study))))
+    spec = fake_study.write(tmp_path, copy.deepcopy(real))
+    report.collect(spec, tmp_path / "results", published)
+    loaded = report.load(spec, tmp_path / "results", published)
+    for section in (report.opening, report.settings, report.main_table, report.quality, report.ablation,
+                    report.ablation_table, report.samples_by_windows, report.readings, report.flow, report.curves,
+                    report.samples, report.costs, report.provenance):  # fmt: skip
+        assert isinstance(section(loaded), str)
+    assert len({(arm.key, arm.trial) for arm in arms(real)}) == len(loaded.wide())
+
+
+def test_the_report_needs_neither_torch_nor_mlflow() -> None:
+    code = "import sys, perflow.report; sys.exit(any(m in sys.modules for m in ('torch', 'mlflow', 'diffusers')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
