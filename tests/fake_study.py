@@ -161,13 +161,20 @@ def write(home: Path, content: dict[str, Any] | None = None, distance: Distance 
 
 
 def _row_specs(folder: Path, content: dict[str, Any]) -> None:
-    """What of a row's spec is read besides study.json: its settings."""
-    names = {table: [row["name"] for row in content[table]] for table in ("bases", "extractors", "pairs")}
-    names["students"] = [model["name"] for model in content["models"] if model["kind"] == "student"]
-    for table, rows in names.items():
-        for name in rows:
-            spec = {"table": table, "name": name, "seed": 0, "row": {"training": OPTIM, "base": "digits"}}
-            artifacts.write_json(folder / table / f"{name}.json", spec)
+    """What of a row's spec is read besides study.json: how the row is made."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for name in ("bases", "extractors"):
+        rows |= {(name, row["name"]): {"training": OPTIM} for row in content[name]}
+    for model in content["models"]:
+        if model["kind"] == "student":
+            recipe = content["settings"]["students"][model["entry"]]
+            row = {name: recipe[name] for name in ("path", "prediction", "method")}
+            row |= {"pairs": model["pairs"], "edges": model["edges"], "training": OPTIM | recipe["training"]}
+            rows["students", model["name"]] = row
+            rows["pairs", model["pairs"]] = content["settings"]["pairs"][recipe["pairs"]]
+    for (table, name), row in rows.items():
+        spec = {"table": table, "name": name, "seed": 0, "row": row, "fingerprint": "0"}
+        artifacts.write_json(folder / table / f"{name}.json", spec)
 
 
 def _trained(folder: Path, level: float) -> None:
@@ -249,7 +256,7 @@ def _samples(results: Path, model: dict[str, Any]) -> None:
     for trial in model["trials"]:
         rng = _noise("images", trial["stream"])
         pixels = rng.integers(0, 255, (len(PROMPTS) * PER_PROMPT, 8, 8, 3), dtype=numpy.uint8)
-        pixels[:, :2] = len(trials) * 20  # a mark of the trial
+        pixels[:, :2] = len(trials) * 20 % 256  # a mark of the trial
         files = {}
         archive, grid = f"{trial['name']}.zip", f"{trial['name']}.png"
         artifacts.write_archive(folder / archive, {f"{i:05d}.png": _png(image) for i, image in enumerate(pixels)})

@@ -218,8 +218,8 @@ def test_comparisons_are_paired_and_corrected_together(collected: Path) -> None:
 
 def test_all_else_equal_means_all_else(home: Path, published: Path) -> None:
     assert verdicts(table(home, "comparisons"), "path", "rectified", "sdxl")
-    path = home / "results/specs/study.json"
-    change(path, lambda study: study["settings"]["students"]["rectified-diffusion"].update(training={"steps": 99}))
+    path = home / "results/specs/students/digits-rectified-diffusion-k4-s0.json"
+    change(path, lambda spec: spec["row"]["method"].update(positions=2))
     collect(home, published)
     assert not verdicts(table(home, "comparisons"), "path", "rectified", "sdxl")
 
@@ -432,15 +432,17 @@ def test_the_made_up_study_has_the_form_of_a_real_one(root: Path) -> None:
 
 @pytest.mark.parametrize("study", ["workflow/studies/tiny.yaml", "params.yaml"])
 def test_a_real_study_is_collected_and_shown(root: Path, study: str, tmp_path: Path, published: Path) -> None:
-    real = json.loads(artifacts.dumps(study_summary(config.load(root / study))))
+    resolved = config.load(root / study)
+    real = json.loads(artifacts.dumps(study_summary(resolved)))
     spec = fake_study.write(tmp_path, copy.deepcopy(real))
+    config.write_specs(resolved, tmp_path)
     report.collect(spec, tmp_path / "results", published)
     loaded = report.load(spec, tmp_path / "results", published)
     for section in (report.opening, report.settings, report.main_table, report.quality, report.ablation,
                     report.ablation_table, report.samples_by_windows, report.readings, report.flow, report.curves,
                     report.samples, report.costs, report.provenance):  # fmt: skip
         assert isinstance(section(loaded), str)
-    assert len({(arm.key, arm.trial) for arm in arms(real)}) == len(loaded.wide())
+    assert len({(arm.key, arm.trial) for arm in arms(real, tmp_path / "results/specs")}) == len(loaded.wide())
 
 
 def test_the_report_needs_neither_torch_nor_mlflow() -> None:

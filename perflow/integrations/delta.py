@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
-from perflow.artifacts import read_tensors, tensor_hash
+from perflow import delta
 from perflow.errors import PerflowError
 from perflow.integrations.scheduler import PeRFlowScheduler
 
 T = TypeVar("T")
 Delta = tuple[Mapping[str, Tensor], Mapping[str, Any]]
-"""Tensors and header, as ``artifacts.read_tensors`` returns them."""
+"""Tensors and header, as ``perflow.delta.read`` returns them."""
 
 _SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
@@ -25,7 +24,7 @@ def apply_delta(pipe_or_unet: T, path_or_delta: str | Path | Delta, other_base: 
     """Add a student's delta to a UNet, in place, and return what was given.
 
     ``pipe_or_unet`` is a diffusers pipeline with a UNet, or the UNet itself; ``path_or_delta`` is a
-    ``delta.safetensors`` or what ``read_tensors`` returned for one. Sums are fp32, cast back to the
+    ``delta.safetensors`` or what ``perflow.delta.read`` returned for one. Sums are fp32, cast back to the
     weights' type. A pipeline also gets the ``PeRFlowScheduler`` that the header describes, on the noise
     schedule of its present scheduler; a student without windows leaves the scheduler alone.
 
@@ -34,61 +33,28 @@ def apply_delta(pipe_or_unet: T, path_or_delta: str | Path | Delta, other_base: 
     sees the type too: load the base as it was taught, apply the delta, then cast.
     """
     if isinstance(path_or_delta, str | Path):
-        name, (delta, header) = str(path_or_delta), read_tensors(path_or_delta)
+        name, (change, header) = str(path_or_delta), delta.read(path_or_delta)
     else:
-        name, (delta, header) = "delta", path_or_delta
+        name, (change, header) = "delta", path_or_delta
     unet = getattr(pipe_or_unet, "unet", pipe_or_unet)
     if not isinstance(unet, nn.Module):
         raise PerflowError(
             f"{name}: needs a pipeline with a UNet or a UNet, not {type(pipe_or_unet).__name__}"
         )
-    base, edges = _required(name, header, "base"), _required(name, header, "edges")
     weights = unet.state_dict()
-    _refuse_other_tensors(name, delta, weights)
-    if not other_base:
-        _refuse_other_base(name, base, weights)
+    change = {
+        key: value.to(weights[key].device) if key in weights else value for key, value in change.items()
+    }
+    student = delta.add(weights, change, header, other_base, name)
     scheduler = None
-    if unet is not pipe_or_unet and edges is not None:
+    if unet is not pipe_or_unet and header.get("edges") is not None:
         scheduler = _scheduler(name, header, pipe_or_unet.scheduler)
 
     for key, weight in weights.items():
-        change = delta[key].to(weight.device, torch.float32)
-        weight.copy_(weight.to(torch.float32) + change)
+        weight.copy_(student[key])
     if scheduler is not None:
         pipe_or_unet.scheduler = scheduler
     return pipe_or_unet
-
-
-def _refuse_other_tensors(name: str, delta: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    for problem, keys in (
-        ("lacks", sorted(weights.keys() - delta.keys())),
-        ("has unknown", sorted(delta.keys() - weights.keys())),
-    ):
-        if keys:
-            raise PerflowError(
-                f"{name}: {problem} {len(keys)} tensor(s), first '{keys[0]}'; it is another model's"
-            )
-    for key, weight in weights.items():
-        if delta[key].shape != weight.shape:
-            raise PerflowError(
-                f"{name}: '{key}' is {list(delta[key].shape)}, the UNet has {list(weight.shape)}"
-            )
-
-
-def _refuse_other_base(name: str, base: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    if tensor_hash(weights) == base.get("sha256"):
-        return
-    types = ", ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()}))
-    raise PerflowError(
-        f"{name}: made for {base.get('name')} at {base.get('revision')}, and this UNet ({types}) differs; "
-        "load that base in the type it was taught in and cast afterwards, or pass other_base=True"
-    )
-
-
-def _required(name: str, header: Mapping[str, Any], key: str) -> Any:
-    if key not in header:
-        raise PerflowError(f"{name}: its header has no '{key}', so it is not a perflow delta")
-    return header[key]
 
 
 def _scheduler(name: str, header: Mapping[str, Any], base: SchedulerMixin) -> PeRFlowScheduler:
@@ -97,13 +63,17 @@ def _scheduler(name: str, header: Mapping[str, Any], base: SchedulerMixin) -> Pe
         raise PerflowError(
             f"{name}: the pipeline's {type(base).__name__} has no {missing[0]}; keep the base's own scheduler"
         )
+    described = ("prediction", "path", "base_prediction", "timestep_offset")
+    unsaid = [key for key in described if key not in header]
+    if unsaid:
+        raise PerflowError(f"{name}: its header has windows but no '{unsaid[0]}'; export the student again")
     # Spelt out, not from_config: that replaces what the other class had by default with our defaults.
     return PeRFlowScheduler(
         **{key: base.config[key] for key in _SCHEDULE},
         rescale_betas_zero_snr=base.config.get("rescale_betas_zero_snr", False),
-        prediction_type=_required(name, header, "prediction"),
-        windows=list(_required(name, header, "edges")),
-        path=_required(name, header, "path"),
-        base_prediction=_required(name, header, "base_prediction"),
-        timestep_offset=_required(name, header, "timestep_offset"),
+        prediction_type=header["prediction"],
+        windows=list(header["edges"]),
+        path=header["path"],
+        base_prediction=header["base_prediction"],
+        timestep_offset=header["timestep_offset"],
     )

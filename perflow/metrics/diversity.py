@@ -44,10 +44,9 @@ def _covered(points: Images, manifold: Images) -> Estimate:
     """Share of ``points`` inside the ``manifold``; a group of prompts is left out of both."""
     distances = _distances(points.features, manifold.features)
     radii = _left_out_radii(manifold)
-    values = [np.mean((distances <= radii[0]).any(1))]
-    for group, reach in enumerate(radii[1:]):
-        kept = points.groups != group
-        values.append(np.mean((distances[kept] <= reach).any(1)))
+    inside = [(distances <= reach).any(1) for reach in radii]
+    values = [inside[0].mean()]
+    values += [within[points.groups != group].mean() for group, within in enumerate(inside[1:])]
     return estimate(np.array(values))
 
 

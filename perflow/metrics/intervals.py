@@ -6,7 +6,7 @@ images of a prompt stay together, because they are not independent of each other
 
 What an interval covers: the *expectation of the statistic at this number of samples*, under new noise and
 new prompts, for one trained model. For Fréchet distances that expectation lies above the distance of
-the two distributions by a bias of order D^2/N; the interval is centred on the value at full N, because
+the two distributions by a bias of order 1/N; the interval is centred on the value at full N, because
 replicates, with N (1 - 1/G) samples, carry more of that bias (they all carry the same, so it does not
 enter the variance). The percentile bootstrap is not used: resampling repeats items, which
 moves Fréchet distances and nearest neighbours far from their value, and its intervals miss it.

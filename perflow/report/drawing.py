@@ -89,7 +89,7 @@ def label_ends(axes: Axes, figure: Figure, ends: Sequence[tuple[float, float, st
         axes.annotate(
             text, xy=(x, wanted), xytext=(1.03, y), xycoords="axes fraction", textcoords="axes fraction",
             fontsize=size, color=ink, va="center", ha="left", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": ink, "lw": 0.6, "alpha": 0.5, "shrinkA": 0, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "color": ink, "lw": 0.6, "alpha": 0.5, "shrinkB": 3, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def _floor(report: Report, base: str, metric: str) -> float | None:
 
 
 def ablation(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
-    """A metric against the number of windows: one step a window, and every number of steps all windows share."""
+    """A metric against the number of windows: one step a window, and numbers of steps that several of them share."""
     lines: dict[tuple[str, str], list[dict]] = {}
     names = []
     for row in records(report.tables["ablation"]):
@@ -118,7 +118,9 @@ def ablation(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
         if row["one_step_a_window"]:
             lines.setdefault((row["entry"], "one step a window"), []).append(row)
     widths = {row["windows"] for rows in lines.values() for row in rows}
-    shared = {name: rows for name, rows in lines.items() if name[1] == "one step a window" or len(rows) == len(widths)}
+    shared = {
+        name: rows for name, rows in lines.items() if name[1] == "one step a window" or len(rows) >= min(3, len(widths))
+    }
     entries = list(dict.fromkeys(names))
     with style():
         figure = Figure(figsize=(9.6, 4.6))

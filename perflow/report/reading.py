@@ -3,7 +3,7 @@
 An ordering is data (workflow/report/published.json): ``better`` and ``worse`` say which arms are meant,
 ``same`` in what the two must agree. Values in the two selectors are plain values, a list of them, or
 ``"@field"`` for the value of another field; dots reach into the recipe. ``recipe`` in ``same`` compares
-two entries' whole settings but for the fields the selectors name, so that nothing else differs.
+how two entries were made but for the fields in which the selectors differ, so that nothing else differs.
 ``best: true`` keeps, of the arms on the ``worse`` side, the best one; ``next: field`` the one that comes
 right below in that field.
 
@@ -116,7 +116,8 @@ def _get(arm: Arm, field: str) -> Any:
 
 
 def _same(better: Arm, worse: Arm, ordering: dict[str, Any]) -> bool:
-    varied = {*ordering["better"], *ordering["worse"]}
+    one, other = ordering["better"], ordering["worse"]
+    varied = {field for field in {*one, *other} if one.get(field) != other.get(field)}
     return all(
         _without(better.recipe, varied) == _without(worse.recipe, varied)
         if field == "recipe"

@@ -47,8 +47,9 @@ def _executed(notebook: str | Path, parameters: dict[str, str]) -> Any:
         warnings.simplefilter("ignore")  # about event loops and notebook formats, nothing a user can act on
         try:
             return papermill.execute_notebook(
-                str(notebook), None, parameters, kernel_name="python3", progress_bar=False, log_output=False
-            )
+                str(notebook), None, parameters, kernel_name="python3", progress_bar=False, log_output=False,
+                extra_arguments=["--log-level=50"],
+            )  # fmt: skip
         except papermill.PapermillExecutionError as error:
             raise PerflowError(f"{notebook}: cell {error.exec_count} failed: {error.ename}: {error.evalue}") from None
 

@@ -56,7 +56,7 @@ class Arm:
     models: tuple[str, ...]
     """Names of the models, one a training seed, in the order of the seeds."""
     recipe: dict[str, Any]
-    """The entry's whole settings but for its axes: what two entries must share to differ in one thing only."""
+    """How the model was made, but for its axes: what two entries must share to differ in one thing only."""
 
     @property
     def reference(self) -> bool:
@@ -73,8 +73,11 @@ def read_study(path: str | Path) -> dict[str, Any]:
     return study
 
 
-def arms(study: dict[str, Any]) -> list[Arm]:
-    """Every method at every number of steps: the bases' trials first, then the entries as the study lists them."""
+def arms(study: dict[str, Any], specs: str | Path) -> list[Arm]:
+    """Every method at every number of steps: the bases' trials first, then the entries as the study lists them.
+
+    ``specs`` is the folder of the rows' specs (results/specs), from which the recipes are read.
+    """
     grouped: dict[tuple[str, str], list[dict]] = {}
     trials: dict[tuple[str, str], dict] = {}
     for model in study["models"]:
@@ -82,7 +85,8 @@ def arms(study: dict[str, Any]) -> list[Arm]:
             grouped.setdefault((model_key(model), trial["name"]), []).append(model)
             trials[model_key(model), trial["name"]] = trial
     several = _entries_with_several(study)
-    return [_arm(study, key, models, trials[key, name], several) for (key, name), models in grouped.items()]
+    recipes = {model_key(model): _recipe(Path(specs), model) for model in study["models"]}
+    return [_arm(key, models, trials[key, name], several, recipes[key]) for (key, name), models in grouped.items()]
 
 
 def model_key(model: dict[str, Any]) -> str:
@@ -90,7 +94,7 @@ def model_key(model: dict[str, Any]) -> str:
     return model["name"].removesuffix(f"-s{model['seed']}") if model["kind"] == "student" else model["name"]
 
 
-def _arm(study: dict, key: str, models: list[dict], trial: dict, several: set[tuple[str, str]]) -> Arm:
+def _arm(key: str, models: list[dict], trial: dict, several: set[tuple[str, str]], recipe: dict[str, Any]) -> Arm:
     first = models[0]
     common = {
         name: first.get(name)
@@ -108,7 +112,7 @@ def _arm(study: dict, key: str, models: list[dict], trial: dict, several: set[tu
         guidance=trial["guidance"],
         stream=trial["stream"],
         models=tuple(model["name"] for model in sorted(models, key=lambda model: model["seed"])),
-        recipe=_recipe(study["settings"], first),
+        recipe=recipe,
         **common,
     )
 
@@ -141,16 +145,15 @@ def _equal(edges: list[float]) -> bool:
     return all(abs(a - b - width) < 1e-6 for a, b in zip(edges, edges[1:], strict=False))
 
 
-def _recipe(settings: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """What an entry does, with the pairs it names written out; its axes and its label are left out."""
-    entry = settings.get("students", {}).get(model["entry"])
-    if model["kind"] == "base" or entry is None:
+def _recipe(specs: Path, model: dict[str, Any]) -> dict[str, Any]:
+    """How a student was made, with its pairs written out; base, windows and seed are left out, they are axes."""
+    if model["kind"] == "base":
         return {}
-    kept = {
-        name: value for name, value in entry.items() if name not in ("label", "bases", "windows", "seeds", "trials")
-    }
-    pairs = settings.get("pairs", {}).get(entry["pairs"], {})
-    return kept | {"pairs": pairs}
+    row = artifacts.read_spec(specs / "students" / f"{model['name']}.json").row
+    pairs = artifacts.read_spec(specs / "pairs" / f"{row['pairs']}.json").row
+    recipe = {name: row[name] for name in ("path", "prediction", "method", "training")}
+    axes = ("base", "dataset", "edges", "window_steps")
+    return recipe | {"pairs": {name: value for name, value in pairs.items() if name not in axes}}
 
 
 def metric_name(metric: str, extractor: str) -> str:

@@ -44,7 +44,7 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
     study, results = read_study(study_spec), Path(results_dir)
     measured = {model["name"]: _measured(model, study, results) for model in study["models"]}
     _one_extractor(measured, study, results)
-    methods = arms(study)
+    methods = arms(study, results / "specs")
     main = [row for arm in methods for row in _main(arm, measured, study["extractor"])]
     orderings = artifacts.read_json(published)["orderings"]
     confidence = study["settings"].get("evaluation", {}).get("confidence", 0.95)

@@ -235,6 +235,9 @@ def test_step_finds_its_place_and_counts_on():
     scheduler.set_timesteps(8)
     assert scheduler.step_index is None
     assert torch.equal(scheduler.step(x, int(scheduler.timesteps[3]), x).prev_sample, moved)
+    scheduler.set_timesteps(8)
+    scheduler.set_begin_index(3)  # nothing is searched, so nothing waits for the device
+    assert torch.equal(scheduler.step(x, 0, x).prev_sample, moved)
 
 
 def test_latents_keep_their_type_and_are_moved_in_fp32():

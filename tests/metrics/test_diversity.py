@@ -93,6 +93,20 @@ def test_errors_do_not_raise_diversity(rng):
     assert diversity(trial(image_set(far, 6), image_set(teacher, 6))).value > 50
 
 
+def test_prompts_that_only_one_side_gets_right_do_not_count(rng):
+    features = rng.standard_normal((40, 4))
+    teacher = features.copy()
+    teacher[:4] *= 100
+    features[4:8] *= 100
+    labels = np.full((2, 40), 7)
+    labels[0, :4] = labels[1, 4:8] = 3
+    own, other = (
+        image_set(values, 4, predicted={"digit": said})
+        for values, said in zip((features, teacher), labels, strict=True)
+    )
+    assert diversity(trial(own, other, {"digit": np.full(40, 7)})).value == pytest.approx(1)
+
+
 def test_diversity_is_undefined_without_two_correct_samples(rng):
     features = rng.standard_normal((12, 4))
     nothing_right = trial(image_set(features, 3), image_set(features, 3), {"digit": np.full(12, 7)})

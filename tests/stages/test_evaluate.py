@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from perflow import artifacts
 from perflow.artifacts import Spec, sha256_file
@@ -187,7 +188,14 @@ def test_the_flow_is_the_mean_over_its_items(made, found):
     for name in ("straightness", "teacher_straightness", "endpoint_error"):
         values = [window["value"] for window in found["flow"][name]]
         assert values == pytest.approx(tensors[name].double().mean(0).tolist())
-        assert all(window["low"] < window["value"] < window["high"] for window in found["flow"][name])
+        columns = tensors[name].double().numpy().T
+        dealt = np.array([0, 1, 2, 3, 0, 1])  # six prompts to four groups
+        for window, column in zip(found["flow"][name], columns, strict=True):
+            left = [column[dealt != group].mean() for group in range(GROUPS)]
+            reach = stats.t.ppf(0.95, GROUPS - 1) * np.sqrt((GROUPS - 1) * np.var(left))
+            assert (window["low"], window["high"]) == pytest.approx(
+                (column.mean() - reach, column.mean() + reach)
+            )
 
 
 def test_the_teacher_is_measured_against_its_other_noise(made):

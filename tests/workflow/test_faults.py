@@ -1,0 +1,101 @@
+"""Killed anywhere, the same command ends with the same bytes; another folder and one core give them too."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+KILLS = [
+    ("base", "results/bases/v", "base v · network"),
+    ("cache", "results/pairs/v-path-k2", "rule cache"),
+    ("train", "results/students/eps-perflow-k2-s0", "train eps-perflow-k2-s0 · train"),
+    ("sample", "results/samples/eps-perflow-k2-s0", "sample eps-perflow-k2-s0 · window-2"),
+]
+
+
+@pytest.mark.parametrize(("verb", "folder", "moment"), KILLS, ids=[kill[0] for kill in KILLS])
+def test_kill_9_then_the_same_command_gives_the_same_bytes(verb, folder, moment, reference, repository):
+    shutil.rmtree(repository.home / folder)
+    running = subprocess.Popen(
+        repository.command(), cwd=repository.root, env=repository.environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    for line in running.stdout:
+        if moment in line:
+            break
+    if verb == "cache":
+        time.sleep(4)  # in its imports or at work: it says nothing before its first shard
+    assert running.poll() is None, "it ended before it could be killed"
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not (repository.home / folder / "manifest.json").exists() or verb not in ("cache", "sample")
+    repository.run()
+    assert repository.hashes() == reference.hashes()
+    assert repository.planned() == {}
+
+
+def test_snakemake_alone_killed_leaves_no_orphans_work_behind(reference, repository):
+    """The job lives on as an orphan; the next run waits for nothing and is told who holds the row, or has its result."""
+    shutil.rmtree(repository.home / "results/students/eps-perflow-k2-s0")
+    running = subprocess.Popen(
+        repository.command(), cwd=repository.root, env=repository.environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    for line in running.stdout:
+        if "train eps-perflow-k2-s0 · train" in line:
+            break
+    tree = subprocess.run(["pgrep", "-g", str(running.pid), "-f", "snakemake"], capture_output=True, text=True, check=True)
+    for pid in tree.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    running.wait()
+    first = repository.run(check=False)
+    if first.returncode:
+        assert "in use by process" in first.stdout
+        time.sleep(5)
+        repository.run()
+    assert repository.hashes() == reference.hashes()
+
+
+def test_another_folder_and_one_core_give_the_same_bytes(root, reference, tmp_path):
+    from tests.workflow.conftest import copy_repository
+
+    other = copy_repository(root, tmp_path / "another place")
+    student = "results/students/eps-perflow-k2-s0/delta.safetensors"
+    other.run("--", student, "results/metrics/eps-perflow-k2-s0.json", cores="1")
+    made = other.hashes("results/pairs", "results/students", "results/samples", "results/metrics", "results/extractors")
+    assert {name: reference.hashes()[name] for name in made} == made
+
+
+def test_two_runs_at_once_are_told_apart(repository):
+    shutil.rmtree(repository.home / "results/students/eps-perflow-k2-s0")
+    first = subprocess.Popen(repository.command(), cwd=repository.root, env=repository.environment(), text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+    for line in first.stdout:
+        if "Building DAG" in line:
+            break
+    second = repository.run(check=False)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert second.returncode != 0
+    assert f"is at work in process {first.pid}" in second.stdout
+
+
+@pytest.mark.parametrize("victim", ["results/pairs/eps-fixed-k2/shard-00000.safetensors", "results/bases/eps/pipeline/unet/diffusion_pytorch_model.safetensors"])
+def test_a_flipped_bit_stops_the_run_by_name_and_one_deletion_mends_it(victim, reference, repository):
+    shutil.rmtree(repository.home / "results/students/eps-perflow-k2-s0")
+    path = repository.home / victim
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    done = repository.run(check=False)
+    assert done.returncode != 0
+    assert f"{victim}: altered or truncated" in done.stdout
+    made_by = "manifest.json" if "pairs" in victim else "model.json"
+    assert f"{made_by} and run again" in done.stdout
+    folder = path.parent if "pairs" in victim else path.parents[2]
+    (folder / made_by).unlink()
+    repository.run()
+    assert repository.hashes() == reference.hashes()
