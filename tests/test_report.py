@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from statistics import mean, stdev
 
 import numpy
 import pytest
+from PIL import Image
 
 from perflow import artifacts, config, report
 from perflow.config.resolve import summary as study_summary
@@ -234,6 +236,22 @@ def test_the_best_solver_is_the_best_and_is_said_to_be_chosen(collected: Path) -
         assert "favours the training-free side" in line["note"]
 
 
+def test_more_is_better_for_accuracy(home: Path, published: Path, tmp_path: Path) -> None:
+    content = artifacts.read_json(published)
+    content["orderings"] = [item | {"metric": "prompt_accuracy"} for item in content["orderings"]]
+    artifacts.write_json(tmp_path / "published.json", content)
+    collect(home, tmp_path / "published.json")
+    rivals = [m for m in table(home, "main") if m["metric"] == "prompt_accuracy" and m["kind"] == "base"]
+    lines = table(home, "comparisons")
+    for line in lines:
+        if line["ordering"] == "evaluations":
+            same = [m for m in rivals if m["nfe"] == line["better_nfe"] and not m["trial"].startswith("teacher")]
+            assert float(line["worse_value"]) == max(float(m["value"]) for m in same)
+        if line["verdict"] != reading.NOISE:
+            assert (line["verdict"] == reading.SEEN) == (float(line["difference"]) > 0)
+    assert reading.SEEN in {line["verdict"] for line in lines}
+
+
 def test_windows_are_compared_with_the_next_smaller_number(collected: Path) -> None:
     lines = [line for line in table(collected, "comparisons") if line["ordering"] == "windows"]
     assert {(line["better_steps"], line["worse_steps"]) for line in lines} == {("2", "1"), ("4", "2"), ("8", "4")}
@@ -413,6 +431,15 @@ def test_a_column_of_a_gallery_is_one_item(data: report.Report) -> None:
         for own, first in zip(row, pictures[0], strict=True):
             assert numpy.array_equal(own[2:], first[2:])  # the fixture marks the trial in the first two lines
     assert not numpy.array_equal(pictures[0][0][2:], pictures[0][1][2:])
+
+
+def test_large_images_are_made_smaller(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (768, 512)).save(buffer, format="PNG")
+    artifacts.write_archive(tmp_path / "large.zip", {"00000.png": buffer.getvalue()})
+    assert galleries._read(tmp_path / "large.zip", [0])[0].shape == (128, 192, 3)
+    with pytest.raises(PerflowError, match="not a complete archive"):
+        galleries._read(tmp_path / "large.zip", [1])
 
 
 # --- the real study's form ---------------------------------------------------------------------------------

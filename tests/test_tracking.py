@@ -219,7 +219,7 @@ def test_uncollected_results_are_refused(home: Path) -> None:
         sync(home)
 
 
-def test_mlflow_is_imported_late_and_without_telemetry(tmp_path: Path) -> None:
+def test_mlflow_is_imported_late_and_without_telemetry(home: Path) -> None:
     code = (
         "import sys, perflow.tracking\n"
         "assert not {'mlflow', 'torch', 'pandas'} & set(sys.modules)\n"
@@ -229,5 +229,5 @@ def test_mlflow_is_imported_late_and_without_telemetry(tmp_path: Path) -> None:
     )
     loud = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_DISABLE_TELEMETRY", "CI")}
     loud.pop("PYTEST_CURRENT_TEST", None)  # which also silences mlflow
-    run = [sys.executable, "-c", code, str(tmp_path / "mlflow.db")]
+    run = [sys.executable, "-c", code, str(home / "mlflow.db")]
     assert subprocess.run(run, env=loud, check=False).returncode == 0

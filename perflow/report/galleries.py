@@ -101,9 +101,16 @@ def _read(path: Path, items: list[int]) -> list[numpy.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             files = [archive.read(f"{item:05d}.png") for item in items]
-        return [numpy.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+        return [_fitted(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise PerflowError(f"{path}: not a complete archive of samples ({error}); run the workflow again") from None
+
+
+def _fitted(image: Image.Image) -> numpy.ndarray:
+    """Pixels of an image, made smaller if it is much larger than its place."""
+    if image.width > 2 * _CELL:
+        image = image.resize((2 * _CELL, round(2 * _CELL * image.height / image.width)), Image.Resampling.LANCZOS)
+    return numpy.asarray(image)
 
 
 def _draw(rows: list[tuple[str, list[numpy.ndarray]]], prompts: list[str]) -> Figure:

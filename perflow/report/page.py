@@ -115,7 +115,7 @@ summary { cursor: pointer; color: var(--accent); font-size: .92rem; }
 """
 
 
-def page(body: str) -> str:
+def document(body: str) -> str:
     """A whole document around ``body``: its h1 becomes the title, its h2 the contents below the h1."""
     title = _text(re.search(r"<h1[^>]*>(.*?)</h1>", body, re.DOTALL))
     sections = re.findall(r'<h2[^>]*id="([^"]+)"[^>]*>(.*?)</h2>', body, re.DOTALL)

@@ -10,7 +10,7 @@ from typing import Any
 
 from perflow import artifacts
 from perflow.errors import PerflowError
-from perflow.report.page import page
+from perflow.report.page import document
 
 _PREFIX = "(the environment's sys.prefix)"
 """Stands in the executed notebook for the one path that differs between machines."""
@@ -32,10 +32,10 @@ def render(notebook: str | Path, results_dir: str | Path, published: str | Path,
         "runs": str(runs) if runs.is_file() else "",
     }
     book = normalised(_executed(notebook, parameters))
-    artifacts.write_text(
-        out.with_suffix(".ipynb"), json.dumps(book, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    )
-    artifacts.write_text(out, _html(book))
+    page = _html(book)
+    executed = json.dumps(book, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    artifacts.write_text(out.with_suffix(".ipynb"), executed)
+    artifacts.write_text(out, page)
 
 
 def _executed(notebook: str | Path, parameters: dict[str, str]) -> Any:
@@ -68,7 +68,7 @@ def normalised(book: Any) -> Any:
 
 
 def _html(book: Any) -> str:
-    """The notebook's prose and outputs, without its code, inside :func:`perflow.report.page.page`."""
+    """The notebook's prose and outputs, without its code, inside :func:`perflow.report.page.document`."""
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(
@@ -83,4 +83,4 @@ def _html(book: Any) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         body, _ = exporter.from_notebook_node(book)
-    return page(body)
+    return document(body)
