@@ -145,7 +145,9 @@ def read_spec(path: str | Path) -> Spec:
     try:
         return Spec(content["table"], content["name"], content["seed"], content["row"], spec_hash(content))
     except (KeyError, TypeError):
-        raise PerflowError(f"{path}: not a perflow spec; specs are written by the workflow (perflow plan --write)") from None
+        raise PerflowError(
+            f"{path}: not a perflow spec; specs are written by the workflow (perflow plan --write)"
+        ) from None
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:

@@ -36,7 +36,9 @@ class _Group(click.Group):
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise
             place = f"{error.filename}: " if error.filename else ""
-            sys.exit(f"perflow: {place}{error.strerror}; make room or allow writing there, and run the same command again")
+            sys.exit(
+                f"perflow: {place}{error.strerror}; make room or allow writing there, and run the same command again"
+            )
         except KeyboardInterrupt:
             sys.exit("perflow: stopped; the same command goes on from here")
 
@@ -56,7 +58,9 @@ def _stage(verb: str):
 
     def decorate(function: Any) -> Any:
         for option in (
-            click.option("--spec", type=_FILE, required=verb != "sample", help="The row: results/specs/<table>/<row>.json."),
+            click.option(
+                "--spec", type=_FILE, required=verb != "sample", help="The row: results/specs/<table>/<row>.json."
+            ),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
             click.option("--log", type=_FILE, help="Also append progress to this file."),
             click.option("--dry-run", is_flag=True, help="Print the resolved row and stop."),
@@ -188,8 +192,10 @@ def export(spec: Path, student_spec: Path, weights: Path, base: Path, model: Pat
 @click.option("--seed", type=int, default=0, show_default=True, help="With --prompt: seed of the noise.")
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="With --prompt: number of images.")
 @_out
-def sample(spec: Path | None, model: Path | None, teacher: Path, dataset: Path, out: Path, prompt: str | None,
-           solver: str | None, steps: int | None, guidance: float | None, seed: int, count: int, **common: Any) -> None:  # fmt: skip
+def sample(
+    spec: Path | None, model: Path | None, teacher: Path, dataset: Path, out: Path, prompt: str | None,
+    solver: str | None, steps: int | None, guidance: float | None, seed: int, count: int, **common: Any,
+) -> None:  # fmt: skip
     """Draw all trials of a row, or one prompt into a PNG.
 
     \b
@@ -199,7 +205,9 @@ def sample(spec: Path | None, model: Path | None, teacher: Path, dataset: Path, 
     if prompt is None and spec is None:
         raise PerflowError("sample: give --prompt TEXT to draw a picture, or --spec to draw a row's trials")
     if model is None:
-        there = sorted(map(str, [*Path("results/students").glob("*/model.json"), *Path("results/bases").glob("*/model.json")]))
+        there = sorted(
+            map(str, [*Path("results/students").glob("*/model.json"), *Path("results/bases").glob("*/model.json")])
+        )
         raise PerflowError(f"sample: --model is missing; there are {', '.join(there) or 'none yet (make reproduce)'}")
     if prompt is not None:
         from perflow import running
@@ -223,7 +231,9 @@ def sample(spec: Path | None, model: Path | None, teacher: Path, dataset: Path, 
 @_in("dataset", "Manifest of the data set.")
 @_in("extractor", "The feature network.")
 @_out
-def evaluate(spec: Path, samples: Path, teacher: Path, dataset: Path, extractor: Path, out: Path, **common: Any) -> None:
+def evaluate(
+    spec: Path, samples: Path, teacher: Path, dataset: Path, extractor: Path, out: Path, **common: Any
+) -> None:
     """Compute every metric of a model's trials, with intervals."""
 
     def call(row: Any, state: Path, device: str) -> Any:
@@ -258,7 +268,9 @@ def collect(results: Path, published: Path) -> None:
 @_results
 @_database
 @click.option("--artifacts", "store", type=_FILE, default="mlruns", show_default=True, help="MLflow's artifact folder.")
-@click.option("--report", "page", type=_FILE, default="reports/report.html", show_default=True, help="Attached if there.")
+@click.option(
+    "--report", "page", type=_FILE, default="reports/report.html", show_default=True, help="Attached if there."
+)
 def track(results: Path, database: Path, store: Path, page: Path) -> None:
     """Bring MLflow in step with the files: one run a row, no duplicates."""
     from perflow import tracking
@@ -271,7 +283,9 @@ def track(results: Path, database: Path, store: Path, page: Path) -> None:
 @_results
 @click.option("--notebook", type=_FILE, default="notebooks/report.ipynb", show_default=True, help="The template.")
 @_published
-@click.option("--out", type=_FILE, default="reports/report.html", show_default=True, help="The page; the notebook beside it.")
+@click.option(
+    "--out", type=_FILE, default="reports/report.html", show_default=True, help="The page; the notebook beside it."
+)
 @_database
 def render(results: Path, notebook: Path, published: Path, out: Path, database: Path) -> None:
     """Execute the report's notebook and make it one self-contained page."""

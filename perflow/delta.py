@@ -24,7 +24,9 @@ def subtract(student: Tensors, base: Tensors) -> dict[str, Tensor]:
     return {name: student[name].float() - base[name].float() for name in base}
 
 
-def add(base: Tensors, delta: Tensors, header: Mapping[str, Any], other_base: bool = False, name: str = "delta") -> dict[str, Tensor]:
+def add(
+    base: Tensors, delta: Tensors, header: Mapping[str, Any], other_base: bool = False, name: str = "delta"
+) -> dict[str, Tensor]:
     """base + delta in fp32, in the base's dtypes.
 
     PerflowError if names or shapes differ, always; and if the base is not the one the delta was made
@@ -46,7 +48,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A delta's tensors and header; PerflowError naming the file if its content is not what was written."""
     tensors, header = artifacts.read_tensors(path)
     if "sha256" in header and header["sha256"] != artifacts.tensor_hash(tensors):
-        raise PerflowError(f"{path}: altered since it was made (its tensors do not match its header); delete it and run again")
+        raise PerflowError(
+            f"{path}: altered since it was made (its tensors do not match its header); delete it and run again"
+        )
     return tensors, header
 
 

@@ -100,8 +100,8 @@ class Loop:
             losses, norms = [], []
             if not math.isfinite(point["loss"]) or not math.isfinite(point["grad_norm"]):
                 raise PerflowError(
-                    f"{self.phase}: loss {point['loss']}, gradient norm {point['grad_norm']} by step {step + 1} of"
-                    f" {self.optim.steps}; the state of step {self.done} is kept in {self.path}; lower the learning rate"
+                    f"{self.phase}: loss {point['loss']}, gradient norm {point['grad_norm']} by step {step + 1}"
+                    f" of {self.optim.steps}; the state of step {self.done} is kept in {self.path}; lower lr"
                 )
             self.curve.append(point)
             if time.monotonic() - saved > self.save_seconds or step + 1 == self.optim.steps:

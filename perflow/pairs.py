@@ -56,7 +56,9 @@ class PairCache:
         except (KeyError, TypeError):
             raise PerflowError(f"{manifest_path}: not a manifest of window pairs") from None
         parts = [_read(folder, entry, manifest_path) for entry in shards]
-        joined = {name: torch.cat([part[name] for part in parts]).to(device) for name in ("start", "end", "k", "caption")}
+        joined = {
+            name: torch.cat([part[name] for part in parts]).to(device) for name in ("start", "end", "k", "caption")
+        }
         return cls(manifest, **joined, conditions=_read(folder, conditions, manifest_path)["conditions"].to(device))
 
     def __len__(self) -> int:

@@ -54,9 +54,14 @@ def test_the_content_hash_sees_names_shapes_dtypes_and_values_but_not_order():
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "x.json"
     artifacts.write_json(path, {"old": 1})
-    with pytest.raises(ValueError, match="stop"), artifacts.atomic(path) as temporary:
-        temporary.write_text("half")
-        raise ValueError("stop")
+
+    def fail() -> None:
+        with artifacts.atomic(path) as temporary:
+            temporary.write_text("half")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
     assert artifacts.read_json(path) == {"old": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 

@@ -12,7 +12,10 @@ def package(tmp_path, monkeypatch):
     """A copy of the rules on a small package: a stage, a helper it imports, a registry, a plug-in."""
     root = tmp_path / "perflow"
     for name, text in {
-        "stages/go.py": '"""Doc."""\nfrom perflow.core.maths import double\nfrom perflow.methods import METHODS\ndef go(x):\n    """Doc."""\n    # comment\n    return double(x)\n',
+        "stages/go.py": (
+            '"""Doc."""\nfrom perflow.core.maths import double\nfrom perflow.methods import METHODS\n'
+            'def go(x):\n    """Doc."""\n    # comment\n    return double(x)\n'
+        ),
         "core/maths.py": "def double(x):\n    return 2 * x\n",
         "core/other.py": "def triple(x):\n    return 3 * x\n",
         "methods/__init__.py": 'METHODS = {"a": "perflow.methods.a:A"}\n',

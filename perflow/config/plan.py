@@ -90,7 +90,8 @@ def _work(study: Study, table: str, name: str) -> str:
             )
         case "students":
             row = study.students[name]
-            return f"{row.training.steps:,} steps of {row.training.batch}, {row.method['name']}, {row.path}, {row.prediction}"
+            steps = f"{row.training.steps:,} steps of {row.training.batch}"
+            return f"{steps}, {row.method['name']}, {row.path}, {row.prediction}"
         case "samples":
             row = study.samples[name]
             return f"{len(row.trials)} trials, {sample_evaluations(study, name):,} evaluations"
@@ -110,7 +111,9 @@ def plan(study: Study) -> str:
             seconds, measured = _seconds(study, table, name)
             total, measured_all = total + seconds, measured_all and measured
             time = f"{seconds:6.0f} s{'' if measured else '~'}"
-            lines.append(f"  {name:<{width}}  {time:>9}  <- {_edges(study, table, name)}  {_work(study, table, name)}".rstrip())
+            lines.append(
+                f"  {name:<{width}}  {time:>9}  <- {_edges(study, table, name)}  {_work(study, table, name)}".rstrip()
+            )
     lines.append(f"\nskipped ({len(study.skipped)})")
     lines += [f"  {item.row}: {item.why}" for item in study.skipped]
     evaluations = sum(pair_evaluations(study, name) for name in study.pairs)

@@ -95,7 +95,9 @@ def _write_changed(path: Path, content: Any) -> None:
 
 def _known(table: str, place: str, name: str, valid: Any) -> str:
     if name not in valid:
-        raise PerflowError(f"{place}: no {table} '{name}'; there {'is' if len(valid) == 1 else 'are'} {', '.join(valid)}")
+        raise PerflowError(
+            f"{place}: no {table} '{name}'; there {'is' if len(valid) == 1 else 'are'} {', '.join(valid)}"
+        )
     return name
 
 
@@ -220,7 +222,7 @@ def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, windows: 
             trials.append(_trial(solver, steps, guidance))
     if not trials:
         raise PerflowError(
-            f"students: '{name}' has no trial left: every number of steps in {recipe.steps} is below its {windows} windows"
+            f"students: '{name}' has no trial left: every number in steps {recipe.steps} is below its {windows} windows"
         )
     return trials
 
@@ -276,7 +278,7 @@ def _window_value(place: str, value: Any) -> tuple[str, list[float]]:
         return "e" + "_".join(f"{edge:g}" for edge in edges[1:-1]), edges
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
         raise PerflowError(
-            f"{place}: a number of windows is a whole number from 1 to 1000, or edges such as [1, 0.5, 0]; got {value!r}"
+            f"{place}: windows are a whole number from 1 to 1000, or edges such as [1, 0.5, 0]; got {value!r}"
         )
     return f"k{value}", [1 - k / value for k in range(value)] + [0.0]
 
@@ -307,7 +309,8 @@ def summary(study: Study) -> dict[str, Any]:
     """results/specs/study.json: what the report and the tracker list, and nothing they would have to guess."""
     params = study.params
     hashes = {
-        table: {name: artifacts.spec_hash(study.spec(table, name)) for name in getattr(study, table)} for table in TABLES
+        table: {name: artifacts.spec_hash(study.spec(table, name)) for name in getattr(study, table)}
+        for table in TABLES
     }
     return {
         "name": study.name,

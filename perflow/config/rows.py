@@ -83,6 +83,8 @@ class Base(Row):
     channels: Annotated[list[Count], Field(min_length=2)] = [24, 48]
     text: Text = Text()
     autoencoder_channels: Annotated[list[Count], Field(min_length=2, max_length=2)] = [24, 32]
+    words: Optim
+    """Training of the text model on its own, before the others."""
     autoencoder: Optim
     network: Optim
     time_power: Positive = 0.7

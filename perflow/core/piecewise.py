@@ -145,9 +145,7 @@ class PiecewiseFlow:
         t = self.time(k, u)
         return to_epsilon(self.base_prediction, raw, x, self.schedule.alpha(t), self.schedule.sigma(t))
 
-    def step(
-        self, x: Tensor, y: Tensor, k: int | Tensor, u_from: float | Tensor, u_to: float | Tensor
-    ) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, k: int | Tensor, u_from: float | Tensor, u_to: float | Tensor) -> Tensor:
         """Take x [B, ...] from ``u_from`` to ``u_to`` on the path where the student says ``y`` [B, ...]."""
         (a, b), (a_to, b_to), (p, q) = self._path(k, u_from), self._path(k, u_to), self._meaning(k)
         det = a * q - b * p

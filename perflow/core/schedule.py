@@ -31,9 +31,7 @@ class Schedule:
         object.__setattr__(self, "alphas_cumprod", table)
 
     @classmethod
-    def scaled_linear(
-        cls, beta_start: float = 0.00085, beta_end: float = 0.012, count: int = 1000
-    ) -> Schedule:
+    def scaled_linear(cls, beta_start: float = 0.00085, beta_end: float = 0.012, count: int = 1000) -> Schedule:
         """Stable Diffusion's schedule: sqrt(beta) rises linearly over ``count`` indices."""
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, count, dtype=torch.float64) ** 2
         return cls(torch.cumprod(1 - betas, dim=0))

@@ -103,8 +103,6 @@ def _nodes(times: Sequence[float], schedule: Schedule) -> list[Node]:
     if t.ndim != 1 or len(t) < 2 or not bool((t[1:] < t[:-1]).all()) or not 0 <= t[-1] < t[0] <= 1:
         raise PerflowError(f"solver: times must fall within [0, 1], not {t.tolist()}")
     if schedule.alpha(t[0]) == 0:
-        raise PerflowError(
-            f"solver: at t={t[0]:g} the SNR is 0, epsilon says nothing of the data; start later"
-        )
+        raise PerflowError(f"solver: at t={t[0]:g} the SNR is 0, epsilon says nothing of the data; start later")
     columns = (t, schedule.alpha(t), schedule.sigma(t), schedule.log_snr(t))
     return [Node(*row) for row in torch.stack(columns, dim=1).tolist()]

@@ -34,9 +34,7 @@ class Windows:
         edges = tuple(float(edge) for edge in self.edges)
         falls = all(later < earlier for earlier, later in zip(edges, edges[1:], strict=False))
         if len(edges) < 2 or edges[0] != 1 or edges[-1] != 0 or not falls:
-            raise PerflowError(
-                f"windows: edges must fall from 1 to 0, as [1, 0.5, 0] does, not {list(edges)}"
-            )
+            raise PerflowError(f"windows: edges must fall from 1 to 0, as [1, 0.5, 0] does, not {list(edges)}")
         object.__setattr__(self, "edges", edges)
 
     @classmethod

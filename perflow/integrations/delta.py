@@ -38,13 +38,9 @@ def apply_delta(pipe_or_unet: T, path_or_delta: str | Path | Delta, other_base: 
         name, (change, header) = "delta", path_or_delta
     unet = getattr(pipe_or_unet, "unet", pipe_or_unet)
     if not isinstance(unet, nn.Module):
-        raise PerflowError(
-            f"{name}: needs a pipeline with a UNet or a UNet, not {type(pipe_or_unet).__name__}"
-        )
+        raise PerflowError(f"{name}: needs a pipeline with a UNet or a UNet, not {type(pipe_or_unet).__name__}")
     weights = unet.state_dict()
-    change = {
-        key: value.to(weights[key].device) if key in weights else value for key, value in change.items()
-    }
+    change = {key: value.to(weights[key].device) if key in weights else value for key, value in change.items()}
     student = delta.add(weights, change, header, other_base, name)
     scheduler = None
     if unet is not pipe_or_unet and header.get("edges") is not None:

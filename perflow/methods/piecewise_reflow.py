@@ -29,7 +29,9 @@ class PiecewiseReflow:
 
     def __post_init__(self) -> None:
         if self.positions != "uniform" and self.positions < 2:
-            raise ValueError(f"positions are 'uniform' or a whole number from 2; got {self.positions} (1 is the method distill)")
+            raise ValueError(
+                f"positions are 'uniform' or a whole number from 2; got {self.positions} (1 is the method distill)"
+            )
 
     def loss(self, student: Learner, target: Learner, pairs: PairBatch, rng: torch.Generator) -> torch.Tensor:
         """Mean squared error of what the student says at x_t against the window's target."""

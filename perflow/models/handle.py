@@ -36,7 +36,9 @@ class Model:
     """The guidance it is meant to be sampled with."""
 
 
-def base_handle(name: str, family: str, folder: Path, prediction: str, sha256: str, spec: str, network: str) -> dict[str, Any]:
+def base_handle(
+    name: str, family: str, folder: Path, prediction: str, sha256: str, spec: str, network: str
+) -> dict[str, Any]:
     """The handle of a base whose files lie in ``folder`` beside it; its network's lie in the part ``network``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
@@ -90,5 +92,7 @@ def network_tensors(path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, sha256 in base["files"].items():
         if name.startswith(base["network"] + "/") and name.endswith(".safetensors"):
-            tensors |= artifacts.read_tensors(artifacts.verify_file(path.parent / base["folder"] / name, sha256, path))[0]
+            tensors |= artifacts.read_tensors(artifacts.verify_file(path.parent / base["folder"] / name, sha256, path))[
+                0
+            ]
     return tensors

@@ -11,7 +11,9 @@ from torch import Tensor
 from perflow.models import SCHEDULERS
 
 
-def draw(name: str, steps: int, config: dict[str, Any], network: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Tensor:
+def draw(
+    name: str, steps: int, config: dict[str, Any], network: Callable[[Tensor, Tensor], Tensor], noise: Tensor
+) -> Tensor:
     """From noise [B, ...] to data in ``steps`` steps of the scheduler ``name``.
 
     ``config`` is the base's scheduler configuration (betas, prediction type); ``network(x, timestep [B])``

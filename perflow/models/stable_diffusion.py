@@ -159,10 +159,11 @@ class NewStableDiffusion:
             )  # fmt: skip
             self.unet = UNet2DConditionModel(
                 sample_size=resolution // 2 ** (blocks - 1), in_channels=4, out_channels=4, layers_per_block=1,
-                block_out_channels=tuple(row.channels), norm_num_groups=8, attention_head_dim=8,
+                block_out_channels=tuple(row.channels), norm_num_groups=8,
+                attention_head_dim=max(1, row.channels[-1] // 16),  # diffusers' name for the number of heads
                 cross_attention_dim=row.text.width,
-                down_block_types=("DownBlock2D",) * len(row.channels),
-                up_block_types=("UpBlock2D",) * len(row.channels),
+                down_block_types=("DownBlock2D",) * (len(row.channels) - 1) + ("CrossAttnDownBlock2D",),
+                up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (len(row.channels) - 1),
             )  # fmt: skip
         self.schedule = Schedule(self.scheduler.alphas_cumprod.double())
 
@@ -206,7 +207,9 @@ def word_tokenizer(words: list[str], length: int, folder: Path) -> Any:
 def _merged(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
     """Byte-pair encoding: join the neighbours of the lowest rank until none can be joined."""
     while True:
-        ranked = [(merges.index(pair), i) for i, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair in merges]
+        ranked = [
+            (merges.index(pair), i) for i, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair in merges
+        ]
         if not ranked:
             return pieces
         _, i = min(ranked)

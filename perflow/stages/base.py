@@ -21,6 +21,8 @@ from perflow.models.stable_diffusion import NewStableDiffusion, StableDiffusion,
 
 _KL = 1e-3
 """Weight of the autoencoder's KL term; the images' squared error has weight 1."""
+_NOISY_WEIGHT = 10.0
+"""Cap of the weight 1/alpha²: what a caption decides, it decides where the noise is high and epsilon is easy."""
 
 
 def base(spec: Spec, dataset: Path, out: Path, state: Path, device: str = "cpu") -> Iterator[Step]:
@@ -36,23 +38,52 @@ def base(spec: Spec, dataset: Path, out: Path, state: Path, device: str = "cpu")
     folder = out.parent / "pipeline"
     new = NewStableDiffusion(row, manifest["resolution"], manifest["words"], folder, spec.seed)
 
+    ids = token_ids(new.tokenizer, [*captions, ""])
+    words = Loop(_WordReader(new.text_model, len(new.tokenizer)), row.words, state, "text", device)
+    yield from words.run(lambda model, step: _text_loss(model, ids, row.words.batch, spec.seed, step, device))
+    new.text_model = words.ema.text.cpu().requires_grad_(True)
+
     first = Loop(new.autoencoder, row.autoencoder, state, "autoencoder", device)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    yield from first.run(lambda model, step: _autoencoder_loss(model, pixels, row.autoencoder.batch, spec.seed, step, device))
+    yield from first.run(
+        lambda model, step: _autoencoder_loss(model, pixels, row.autoencoder.batch, spec.seed, step, device)
+    )
     new.autoencoder = first.ema.cpu()
     latents = _latents(new, images, folder, device)
 
     both = nn.ModuleDict({"unet": new.unet, "text": new.text_model})
     second = Loop(both, row.network, state, "network", device)
-    ids = token_ids(new.tokenizer, [*captions, ""])
     yield from second.run(lambda model, step: _network_loss(model, new, row, latents, ids, spec.seed, step, device))
     new.unet, new.text_model = second.ema["unet"].cpu(), second.ema["text"].cpu()
 
     shutil.rmtree(folder)  # the tokenizer was written for training; everything is written once more, together
     new.save(folder)
-    artifacts.write_jsonl(out.parent / "curve.jsonl", first.curve + second.curve)
+    artifacts.write_jsonl(out.parent / "curve.jsonl", words.curve + first.curve + second.curve)
     sha256 = artifacts.tensor_hash(new.unet.state_dict())
     artifacts.write_json(out, base_handle(spec.name, row.family, folder, row.prediction, sha256, spec.hash, "unet"))
+
+
+class _WordReader(nn.Module):
+    """A text model that must name the words of a caption from its pooled state.
+
+    CLIP's text model comes pretrained; without this the network needs thousands of steps to hear the rarer words.
+    """
+
+    def __init__(self, text: nn.Module, words: int):
+        super().__init__()
+        self.text = text
+        self.names = nn.Linear(text.config.hidden_size, words)
+        with torch.no_grad():
+            self.names.weight.zero_()
+            self.names.bias.zero_()
+
+
+def _text_loss(model: nn.Module, ids: Tensor, batch: int, seed: int, step: int, device: str) -> Tensor:
+    """Binary cross-entropy of each word's presence."""
+    chosen = ids[torch.randint(len(ids), (batch,), generator=generator(seed, "text", step))].to(device)
+    named = model.names(model.text(chosen).pooler_output)
+    present = torch.zeros_like(named).scatter_(1, chosen, 1.0)
+    return nn.functional.binary_cross_entropy_with_logits(named, present) * named.shape[1]
 
 
 def _autoencoder_loss(model: nn.Module, pixels: Tensor, batch: int, seed: int, step: int, device: str) -> Tensor:
@@ -75,7 +106,14 @@ def _latents(new: NewStableDiffusion, images: object, folder: Path, device: str)
 
 
 def _network_loss(
-    model: nn.Module, new: NewStableDiffusion, row: Base, latents: Tensor, ids: Tensor, seed: int, step: int, device: str
+    model: nn.Module,
+    new: NewStableDiffusion,
+    row: Base,
+    latents: Tensor,
+    ids: Tensor,
+    seed: int,
+    step: int,
+    device: str,
 ) -> Tensor:
     """Denoising loss at t = u^time_power with a share of empty captions (arXiv 2006.11239, eq. 14)."""
     rng, batch = generator(seed, "network", step), row.network.batch
@@ -89,4 +127,7 @@ def _network_loss(
     x = alpha * latents[item.to(latents.device)] + sigma * noise
     condition = model["text"](ids[caption].to(device))[0]
     output = model["unet"](x, index.float().to(device), condition, return_dict=False)[0]
-    return (output - from_epsilon(row.prediction, noise, x, alpha, sigma)).square().mean()
+    error = (output - from_epsilon(row.prediction, noise, x, alpha, sigma)).square()
+    if row.prediction == "epsilon":  # v has this weight by itself
+        error = error * (1 / alpha**2).clamp(max=_NOISY_WEIGHT)
+    return error.mean()

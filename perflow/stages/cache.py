@@ -26,7 +26,9 @@ from perflow.models import handle
 _CHUNK = 128
 
 
-def cache(spec: Spec, teacher: Path, dataset: Path, out: Path, device: str = "cpu", shard_items: int = 1024) -> Generator[Step, None, dict[str, int]]:
+def cache(
+    spec: Spec, teacher: Path, dataset: Path, out: Path, device: str = "cpu", shard_items: int = 1024
+) -> Generator[Step, None, dict[str, int]]:
     """Write shards beside ``out`` and last ``out``, the manifest of the pairs.
 
     An item is a window (``starts: data``: noised real latents, PeRFlow eq. 3) or a trajectory through
@@ -94,7 +96,8 @@ class _Work:
         number = {caption: i for i, caption in enumerate(captions)}
         return cls(
             spec, row, model, model.base.encode(store.images(data)), captions,
-            torch.tensor([number[text] for text in texts]), model.base.embed(captions), Windows(tuple(row.edges)), device,
+            torch.tensor([number[text] for text in texts]), model.base.embed(captions), Windows(tuple(row.edges)),
+            device,
         )  # fmt: skip
 
     @property

@@ -60,9 +60,7 @@ class Drawn:
         return Images(*network.observe(pixels), latents, self.prompts, groups)
 
 
-def evaluate(
-    spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor: Path, out: Path
-) -> Iterator[Step]:
+def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor: Path, out: Path) -> Iterator[Step]:
     """Measure all trials of the manifest ``samples``; write ``out``.
 
     ``teacher`` is the manifest of the base's samples (the same file, if the model is a base): a trial is

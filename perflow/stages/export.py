@@ -27,5 +27,6 @@ def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path,
         "row": student.model_dump(mode="json"), "spec": spec.hash, "student_spec": trained.hash,
     })  # fmt: skip
     artifacts.write_json(model, {
-        "kind": "student", "name": row.student, "base": Path(os.path.relpath(base, model.parent)).as_posix(), "delta": out.name, "spec": spec.hash,
+        "kind": "student", "name": row.student, "base": Path(os.path.relpath(base, model.parent)).as_posix(),
+        "delta": out.name, "spec": spec.hash,
     })  # fmt: skip

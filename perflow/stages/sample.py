@@ -73,7 +73,9 @@ def _write_trial(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
     files = {kind: folder / f"{trial.name}.{suffix}" for kind, suffix in
              (("images", "zip"), ("latents", "safetensors"), ("grid", "png"))}  # fmt: skip
     artifacts.write_archive(files["images"], {f"{i:05d}.png": png(image) for i, image in enumerate(images)})
-    artifacts.write_tensors(files["latents"], {"latents": latents}, {"model": drawer.model.sha256, **trial.model_dump()})
+    artifacts.write_tensors(
+        files["latents"], {"latents": latents}, {"model": drawer.model.sha256, **trial.model_dump()}
+    )
     with artifacts.atomic(files["grid"]) as temporary:
         temporary.write_bytes(png(tile(images[:: max(1, len(images) // (_GRID[0] * _GRID[1]))], *_GRID)))
     entries = {kind: {"file": path.name, "sha256": artifacts.sha256_file(path)} for kind, path in files.items()}

@@ -22,7 +22,9 @@ from perflow.models import handle
 from perflow.pairs import PairCache
 
 
-def train(spec: Spec, base: Path, pairs: Path, out: Path, state: Path, device: str = "cpu") -> Generator[Step, None, dict[str, int]]:
+def train(
+    spec: Spec, base: Path, pairs: Path, out: Path, state: Path, device: str = "cpu"
+) -> Generator[Step, None, dict[str, int]]:
     """Write ``out``, the student's averaged weights (fp32), and ``curve.jsonl`` beside it.
 
     The batch is a function of (seed, step), so the same command after an interruption ends with the

@@ -112,7 +112,10 @@ def test_an_unquoted_float_in_any_notation_is_a_number(text, value, root, write_
 def test_the_command_line_prints_that_line_alone_and_fails(tiny_params, write_params):
     at(tiny_params, "evaluation.metrics", ["fid"])
     done = subprocess.run(
-        [sys.executable, "-m", "perflow", "plan", write_params(tiny_params)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "perflow", "plan", write_params(tiny_params)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert done.stdout == ""

@@ -38,9 +38,7 @@ positions = st.lists(st.floats(0, 0.999), max_size=5, unique=True).map(lambda u:
 
 def ends(flow, dtype=torch.float64):
     """Random ends of every window, one an item: [K, 3, 4]."""
-    start, end = torch.randn(
-        2, len(flow.windows), 3, 4, dtype=dtype, generator=torch.Generator().manual_seed(0)
-    )
+    start, end = torch.randn(2, len(flow.windows), 3, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
     return start, end, torch.arange(len(flow.windows))
 
 
@@ -155,9 +153,7 @@ def sample(flow, x, steps, network=network):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize(
-    "edges", [*(Windows.equal(n).edges for n in (1, 2, 4, 5, 8)), (1, 0.83, 0.4, 0.11, 0)]
-)
+@pytest.mark.parametrize("edges", [*(Windows.equal(n).edges for n in (1, 2, 4, 5, 8)), (1, 0.83, 0.4, 0.11, 0)])
 def test_an_untaught_student_is_ddim_on_the_window_grid(path, edges):
     flow = PiecewiseFlow(SD, Windows(edges), path, "ddim_eps")
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))

@@ -14,9 +14,7 @@ def test_to_and_from_epsilon_are_inverse(schedule, prediction, t):
     scales = schedule.alpha(t), schedule.sigma(t)
     output = from_epsilon(prediction, eps, x, *scales)
     torch.testing.assert_close(to_epsilon(prediction, output, x, *scales), eps)
-    torch.testing.assert_close(
-        from_epsilon(prediction, to_epsilon(prediction, eps, x, *scales), x, *scales), eps
-    )
+    torch.testing.assert_close(from_epsilon(prediction, to_epsilon(prediction, eps, x, *scales), x, *scales), eps)
 
 
 def test_all_say_the_same_of_a_noised_sample(schedule):

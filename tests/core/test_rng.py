@@ -30,9 +30,7 @@ def test_seed_label_and_item_each_matter():
 
 
 def test_the_same_name_gives_the_same_stream():
-    assert torch.equal(
-        torch.rand(3, generator=generator(1, "a", 5)), torch.rand(3, generator=generator(1, "a", 5))
-    )
+    assert torch.equal(torch.rand(3, generator=generator(1, "a", 5)), torch.rand(3, generator=generator(1, "a", 5)))
 
 
 def test_items_of_a_stream_never_share_a_seed():

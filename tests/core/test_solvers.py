@@ -45,9 +45,7 @@ def test_ddim_is_diffusers_ddim(schedule, steps):
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 10, 20, 50, 200])  # 15 is where the last step changes order
 def test_dpmpp_2m_is_diffusers_multistep_solver(schedule, steps):
     # sigma_min: the last node is ᾱ[0], our t=0
-    theirs = DPMSolverMultistepScheduler(
-        **SCHEDULE, timestep_spacing="trailing", final_sigmas_type="sigma_min"
-    )
+    theirs = DPMSolverMultistepScheduler(**SCHEDULE, timestep_spacing="trailing", final_sigmas_type="sigma_min")
     x = torch.randn(64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
         our_result("dpmpp_2m", schedule, x, steps), diffusers_result(theirs, x, steps), rtol=1e-5, atol=2e-5

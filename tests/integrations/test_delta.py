@@ -105,8 +105,7 @@ def test_tensors_that_do_not_fit_are_always_refused(pipe, delta, other_base):
         r"lacks 'conv_in\.weight'": {k: v for k, v in delta[0].items() if k != key},
         "has 'extra'": delta[0] | {"extra": torch.zeros(1)},
         # a shape that would broadcast is another shape still
-        r"'conv_in\.weight' has shape \(1, 4, 3, 3\), the base has \(8, 4, 3, 3\)": delta[0]
-        | {key: delta[0][key][:1]},
+        r"'conv_in\.weight' has shape \(1, 4, 3, 3\), the base has \(8, 4, 3, 3\)": delta[0] | {key: delta[0][key][:1]},
     }
     for message, tensors in broken.items():
         with pytest.raises(PerflowError, match=message):

@@ -76,9 +76,7 @@ def test_a_pipeline_samples_the_flow(pipeline, path, prediction, base_prediction
 def test_an_untaught_student_on_the_diffusion_path_is_stock_ddim(pipeline, steps, guidance):
     ours = pipeline(PeRFlowScheduler(path="diffusion", timestep_offset=-1))
     stock = pipeline(
-        DDIMScheduler(
-            **SD, timestep_spacing="trailing", set_alpha_to_one=False, clip_sample=False, steps_offset=1
-        )
+        DDIMScheduler(**SD, timestep_spacing="trailing", set_alpha_to_one=False, clip_sample=False, steps_offset=1)
     )
     want = by_pipeline(stock, steps, guidance)
     torch.testing.assert_close(by_pipeline(ours, steps, guidance), want, rtol=1e-5, atol=1e-4)
@@ -88,9 +86,7 @@ def test_an_untaught_student_on_the_diffusion_path_is_stock_ddim(pipeline, steps
 @pytest.mark.parametrize("steps", [4, 6, 8])
 def test_official_arguments_are_the_official_sampler(prediction, steps):
     """The published step: timesteps from 1000, the end of the window extrapolated, then Euler (eq. 4-8)."""
-    scheduler = PeRFlowScheduler.from_config(
-        DDIMScheduler(**SD).config, prediction_type=prediction, num_time_windows=4
-    )
+    scheduler = PeRFlowScheduler.from_config(DDIMScheduler(**SD).config, prediction_type=prediction, num_time_windows=4)
     scheduler.set_timesteps(steps)
     times = torch.cat([scheduler.timesteps.double() / 1000, torch.zeros(1)])
     table = DDIMScheduler(**SD).alphas_cumprod.double()
@@ -174,9 +170,7 @@ def test_noise_is_added_at_the_time_of_the_timestep(offset):
 
 
 def test_a_saved_pipeline_comes_back_whole(pipeline, tmp_path):
-    scheduler = PeRFlowScheduler(
-        windows=EDGES, path="diffusion", prediction_type="diff_eps", timestep_offset=-1
-    )
+    scheduler = PeRFlowScheduler(windows=EDGES, path="diffusion", prediction_type="diff_eps", timestep_offset=-1)
     pipe = pipeline(scheduler)
     want = by_pipeline(pipe, 4, 4.5)
     pipe.save_pretrained(tmp_path)
@@ -188,10 +182,7 @@ def test_a_saved_pipeline_comes_back_whole(pipeline, tmp_path):
     assert torch.equal(by_pipeline(again, 4, 4.5), want)
 
     alone = PeRFlowScheduler.from_pretrained(tmp_path / "scheduler")
-    assert (
-        dict(alone.config).items()
-        >= {"path": "diffusion", "num_time_windows": 3, "timestep_offset": -1}.items()
-    )
+    assert dict(alone.config).items() >= {"path": "diffusion", "num_time_windows": 3, "timestep_offset": -1}.items()
 
 
 def test_diffusers_switches_schedulers_with_it(pipeline):
@@ -216,9 +207,7 @@ def test_what_a_pipeline_rewrites_in_a_config_is_not_read(pipeline):
     config = DDIMScheduler(**SD, steps_offset=0, clip_sample=True).config
     rewritten = pipeline(PeRFlowScheduler.from_config(config))
     assert rewritten.scheduler.config.steps_offset == 1
-    torch.testing.assert_close(
-        by_pipeline(rewritten, 5, 4.5), by_pipeline(pipeline(PeRFlowScheduler()), 5, 4.5)
-    )
+    torch.testing.assert_close(by_pipeline(rewritten, 5, 4.5), by_pipeline(pipeline(PeRFlowScheduler()), 5, 4.5))
 
 
 def test_step_finds_its_place_and_counts_on():

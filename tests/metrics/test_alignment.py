@@ -27,8 +27,7 @@ def test_it_is_the_share_of_samples_with_all_specified_attributes(random_trial):
         if specified:
             asked += 1
             right += all(
-                random_trial.samples.predicted[name][item] == random_trial.wanted[name][item]
-                for name in specified
+                random_trial.samples.predicted[name][item] == random_trial.wanted[name][item] for name in specified
             )
     assert 0 < asked < 40
     assert prompt_accuracy(random_trial).value == pytest.approx(right / asked)
@@ -39,9 +38,7 @@ def test_replicates_leave_prompts_out(random_trial):
         kept = random_trial.samples.groups != group
         wanted = {name: labels[kept] for name, labels in random_trial.wanted.items()}
         samples = without(random_trial.samples, group)
-        assert replicate == pytest.approx(
-            prompt_accuracy(Trial(samples, samples, samples, samples, wanted)).value
-        )
+        assert replicate == pytest.approx(prompt_accuracy(Trial(samples, samples, samples, samples, wanted)).value)
 
 
 def test_one_wrong_attribute_is_wrong_and_an_open_one_is_not():

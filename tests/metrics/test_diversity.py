@@ -46,9 +46,7 @@ def test_a_collapsed_model_has_precision_and_no_recall(rng):
 
 
 def test_a_scattered_model_has_recall_and_no_precision(rng):
-    scattered = trial(
-        image_set(30 * rng.standard_normal((200, 2)), 2), image_set(rng.standard_normal((200, 2)), 2)
-    )
+    scattered = trial(image_set(30 * rng.standard_normal((200, 2)), 2), image_set(rng.standard_normal((200, 2)), 2))
     assert recall(scattered).value > 0.9
     assert precision(scattered).value < 0.2
 

@@ -31,9 +31,7 @@ def test_teacher_mse_replicates_leave_prompts_out(rng):
     whole = trial(own, teacher, own)
     for group, replicate in enumerate(teacher_mse(whole).replicates):
         samples, reference = without(whole.samples, group), without(whole.teacher, group)
-        assert replicate == pytest.approx(
-            teacher_mse(Trial(samples, reference, reference, samples, {})).value
-        )
+        assert replicate == pytest.approx(teacher_mse(Trial(samples, reference, reference, samples, {})).value)
 
 
 def test_per_window_gives_each_window_its_mean_and_replicates(rng):

@@ -64,10 +64,17 @@ def made(root, tmp_path_factory) -> Study:
     fetch(made.spec("datasets", "digits"), made.dataset)
     for name in ("eps", "v"):
         finish(base(made.spec("bases", name), made.dataset, made.handle(name), made.state(name)))
-    for base_name, pairs, student in (("eps", "eps-fixed-k2", "eps-perflow-k2-s0"), ("v", "v-path-k2", "v-distilled-k2-s0")):
+    for base_name, pairs, student in (
+        ("eps", "eps-fixed-k2", "eps-perflow-k2-s0"),
+        ("v", "v-path-k2", "v-distilled-k2-s0"),
+    ):
         finish(cache(made.spec("pairs", pairs), made.handle(base_name), made.dataset, made.pairs(pairs)))
         weights = made.handle(student).with_name("ema.safetensors")
-        finish(train(made.spec("students", student), made.handle(base_name), made.pairs(pairs), weights, made.state(student)))
+        finish(
+            train(
+                made.spec("students", student), made.handle(base_name), made.pairs(pairs), weights, made.state(student)
+            )
+        )
         export(
             made.spec("deltas", student), made.path("results/specs/students", f"{student}.json"), weights,
             made.handle(base_name), weights.with_name("delta.safetensors"), made.handle(student),

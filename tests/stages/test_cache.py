@@ -48,7 +48,9 @@ def test_interrupted_it_resumes_shard_by_shard_to_the_same_bytes(tiny, tmp_path)
     assert len(times) == 3
     finish(run(tiny, "eps-fixed-k2", "eps", broken, shard_items=16))
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert {p.name: p.read_bytes() for p in whole.parent.iterdir()} == {p.name: p.read_bytes() for p in broken.parent.iterdir()}
+    assert {p.name: p.read_bytes() for p in whole.parent.iterdir()} == {
+        p.name: p.read_bytes() for p in broken.parent.iterdir()
+    }
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "other spec"])
@@ -85,9 +87,13 @@ def test_starts_are_noised_latents_and_ends_are_the_teachers_solution(tiny):
     latents = teacher.base.encode(store.images(store.load(tiny.dataset, "base")))
     assert (latents - latent).flatten(1).abs().amax(1).min() < 1e-5
     condition = found.conditions[found.caption[item : item + 1].long()]
-    field = base_field(guided(teacher.base.network(), condition, found.conditions[:1], row.guidance), schedule, "epsilon")
+    field = base_field(
+        guided(teacher.base.network(), condition, found.conditions[:1], row.guidance), schedule, "epsilon"
+    )
     times = [0.5, 0.25, 0.0]
-    torch.testing.assert_close(SOLVERS["ddim"](field, start, times, schedule), found.end[item : item + 1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        SOLVERS["ddim"](field, start, times, schedule), found.end[item : item + 1], rtol=1e-4, atol=1e-5
+    )
     assert k == 1
 
 

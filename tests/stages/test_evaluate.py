@@ -74,9 +74,7 @@ def write_flow(folder: Path, rng: np.random.Generator) -> dict:
         name: torch.from_numpy(rng.uniform(size=(6, 2)).astype(np.float32))
         for name in ("straightness", "teacher_straightness", "endpoint_error")
     }
-    artifacts.write_tensors(
-        folder / "flow.safetensors", tensors | {"items": torch.arange(0, ITEMS, ITEMS // 6)}, {}
-    )
+    artifacts.write_tensors(folder / "flow.safetensors", tensors | {"items": torch.arange(0, ITEMS, ITEMS // 6)}, {})
     sha256 = sha256_file(folder / "flow.safetensors")
     return {"file": "flow.safetensors", "sha256": sha256, "edges": [1.0, 0.5, 0.0], "path": "straight"}
 
@@ -193,9 +191,7 @@ def test_the_flow_is_the_mean_over_its_items(made, found):
         for window, column in zip(found["flow"][name], columns, strict=True):
             left = [column[dealt != group].mean() for group in range(GROUPS)]
             reach = stats.t.ppf(0.95, GROUPS - 1) * np.sqrt((GROUPS - 1) * np.var(left))
-            assert (window["low"], window["high"]) == pytest.approx(
-                (column.mean() - reach, column.mean() + reach)
-            )
+            assert (window["low"], window["high"]) == pytest.approx((column.mean() - reach, column.mean() + reach))
 
 
 def test_the_teacher_is_measured_against_its_other_noise(made):
@@ -294,7 +290,5 @@ def test_an_attribute_the_extractor_does_not_know_is_refused(home):
     content["prompts"][0]["fg"] = "purple"
     for model in ("base", "student"):
         home.change(model, prompts=content["prompts"])
-    with pytest.raises(
-        PerflowError, match="'purple', which the extractor does not know; it knows red, green"
-    ):
+    with pytest.raises(PerflowError, match="'purple', which the extractor does not know; it knows red, green"):
         home.run()

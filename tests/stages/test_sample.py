@@ -44,7 +44,9 @@ def test_the_pipeline_draws_what_the_stage_draws(tiny, model, trial, scheduler, 
     manifest = artifacts.read_json(out)
     entry = manifest["trials"][trial]
     latents = artifacts.read_tensors(out.with_name(entry["latents"]["file"]))[0]["latents"]
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(tiny.handle("eps").with_name("pipeline"), safety_checker=None)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        tiny.handle("eps").with_name("pipeline"), safety_checker=None
+    )
     pipe.set_progress_bar_config(disable=True)
     if scheduler:
         pipe.scheduler = getattr(diffusers, scheduler).from_config(
@@ -69,7 +71,9 @@ def perflow_noise(tiny, count):
 def test_the_same_command_gives_the_same_bytes(tiny, drawn, tmp_path):
     again = tmp_path / "again/manifest.json"
     finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, again))
-    assert {p.name: p.read_bytes() for p in drawn.parent.iterdir()} == {p.name: p.read_bytes() for p in again.parent.iterdir()}
+    assert {p.name: p.read_bytes() for p in drawn.parent.iterdir()} == {
+        p.name: p.read_bytes() for p in again.parent.iterdir()
+    }
 
 
 def test_flow_is_measured_for_every_item_and_window(drawn):
@@ -83,7 +87,9 @@ def test_more_prompts_than_the_split_has_are_refused(tiny, tmp_path):
     spec = tiny.spec("samples", STUDENT)
     row = spec.row | {"sampling": spec.row["sampling"] | {"prompts": 10**6}}
     with pytest.raises(PerflowError, match=r"sampling.prompts: 1000000 different captions"):
-        finish(sample(spec._replace(row=row), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, tmp_path / "m.json"))
+        finish(
+            sample(spec._replace(row=row), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, tmp_path / "m.json")
+        )
 
 
 @pytest.mark.parametrize("model", [STUDENT, "eps"])

@@ -36,14 +36,24 @@ def test_pairs_of_another_teacher_are_refused(tiny, tmp_path):
     shutil.rmtree(tiny.handle("eps").parent)
     shutil.copytree(tiny.handle("v").parent, tiny.handle("eps").parent)
     with pytest.raises(PerflowError, match=r"manifest.json: made by another teacher \(eps"):
-        finish(stage.train(tiny.spec("students", STUDENT), tiny.handle("eps"), tiny.pairs(PAIRS), tmp_path / "x", tmp_path / "s"))
+        finish(
+            stage.train(
+                tiny.spec("students", STUDENT), tiny.handle("eps"), tiny.pairs(PAIRS), tmp_path / "x", tmp_path / "s"
+            )
+        )
 
 
 def test_pairs_of_other_windows_are_refused(tiny, tmp_path):
     manifest = artifacts.read_json(tiny.pairs(PAIRS))
     artifacts.write_json(tiny.pairs(PAIRS), manifest | {"edges": [1.0, 0.3, 0.0]})
-    with pytest.raises(PerflowError, match=r"pairs of the windows \[1.0, 0.3, 0.0\], the student has \[1.0, 0.5, 0.0\]"):
-        finish(stage.train(tiny.spec("students", STUDENT), tiny.handle("eps"), tiny.pairs(PAIRS), tmp_path / "x", tmp_path / "s"))
+    with pytest.raises(
+        PerflowError, match=r"pairs of the windows \[1.0, 0.3, 0.0\], the student has \[1.0, 0.5, 0.0\]"
+    ):
+        finish(
+            stage.train(
+                tiny.spec("students", STUDENT), tiny.handle("eps"), tiny.pairs(PAIRS), tmp_path / "x", tmp_path / "s"
+            )
+        )
 
 
 @pytest.mark.parametrize(("student", "base"), [(STUDENT, "eps"), ("v-distilled-k2-s0", "v")])
@@ -67,7 +77,9 @@ def test_the_student_moved_from_its_base_towards_the_pairs(tiny):
     batch = pairs.batch(torch.arange(len(pairs)))
 
     def error(model: handle.Model) -> float:
-        says = Learner(model.base.network(model.unet), student.flow).says(batch.start, batch.k, batch.k * 0.0, batch.condition)
+        says = Learner(model.base.network(model.unet), student.flow).says(
+            batch.start, batch.k, batch.k * 0.0, batch.condition
+        )
         return float((says - student.flow.target(batch.start, batch.end, batch.k)).square().mean())
 
     with torch.no_grad():

@@ -47,7 +47,11 @@ class Repository(NamedTuple):
 
     def environment(self) -> dict[str, str]:
         """This environment, with the copy's package in front."""
-        return {**os.environ, "PYTHONPATH": str(self.root), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        return {
+            **os.environ,
+            "PYTHONPATH": str(self.root),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
 
     def planned(self) -> dict[str, list[str]]:
         """What a run would do now: rule -> rows, from a dry run."""

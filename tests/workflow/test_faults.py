@@ -38,7 +38,7 @@ def test_kill_9_then_the_same_command_gives_the_same_bytes(verb, folder, moment,
 
 
 def test_snakemake_alone_killed_leaves_no_orphans_work_behind(reference, repository):
-    """The job lives on as an orphan; the next run waits for nothing and is told who holds the row, or has its result."""
+    """The job lives on as an orphan; the next run is told who holds the row, or finds its result."""
     shutil.rmtree(repository.home / "results/students/eps-perflow-k2-s0")
     running = subprocess.Popen(
         repository.command(), cwd=repository.root, env=repository.environment(), text=True,
@@ -47,7 +47,9 @@ def test_snakemake_alone_killed_leaves_no_orphans_work_behind(reference, reposit
     for line in running.stdout:
         if "train eps-perflow-k2-s0 · train" in line:
             break
-    tree = subprocess.run(["pgrep", "-g", str(running.pid), "-f", "snakemake"], capture_output=True, text=True, check=True)
+    tree = subprocess.run(
+        ["pgrep", "-g", str(running.pid), "-f", "snakemake"], capture_output=True, text=True, check=True
+    )
     for pid in tree.stdout.split():
         os.kill(int(pid), signal.SIGKILL)
     running.wait()
@@ -83,7 +85,13 @@ def test_two_runs_at_once_are_told_apart(repository):
     assert f"is at work in process {first.pid}" in second.stdout
 
 
-@pytest.mark.parametrize("victim", ["results/pairs/eps-fixed-k2/shard-00000.safetensors", "results/bases/eps/pipeline/unet/diffusion_pytorch_model.safetensors"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "results/pairs/eps-fixed-k2/shard-00000.safetensors",
+        "results/bases/eps/pipeline/unet/diffusion_pytorch_model.safetensors",
+    ],
+)
 def test_a_flipped_bit_stops_the_run_by_name_and_one_deletion_mends_it(victim, reference, repository):
     shutil.rmtree(repository.home / "results/students/eps-perflow-k2-s0")
     path = repository.home / victim

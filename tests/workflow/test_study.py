@@ -40,7 +40,11 @@ def test_adding_windows_makes_exactly_the_new_rows_and_removing_them_makes_none(
     assert set(planned["sample"]) == {"eps-perflow-k1-s0", "eps-perflow-k2-s0", new}
     repository.run()
     after = repository.hashes("results/pairs", "results/students", "results/samples", "results/metrics")
-    assert not {name for name, sha in before.items() if after[name] != sha and "pairs" in name or "students" in name and after[name] != sha}
+    assert not {
+        name
+        for name, sha in before.items()
+        if after[name] != sha and "pairs" in name or "students" in name and after[name] != sha
+    }
     assert {row["key"] for row in table(repository, "main")} >= {"eps-perflow-k3"}
 
     repository.edit("workflow/studies/tiny.yaml", "windows: [1, 2, 3]", "windows: [1, 2]")
@@ -58,7 +62,13 @@ def table(repository, name):
 EDITS = [
     ("an evaluation value", "workflow/studies/tiny.yaml", "groups: 4", "groups: 8", {"evaluate"}),
     ("a comment", "perflow/core/solvers.py", '"""Solvers of', '"""The solvers of', set()),
-    ("one loss", "perflow/methods/distill.py", ".square().mean()", ".square().mean() * 1.0", {"train", "export", "sample", "evaluate"}),
+    (
+        "one loss",
+        "perflow/methods/distill.py",
+        ".square().mean()",
+        ".square().mean() * 1.0",
+        {"train", "export", "sample", "evaluate"},
+    ),
     ("the report's code", "perflow/report/words.py", "from __future__", "SPARE = 1\nfrom __future__", AFTER),
 ]
 

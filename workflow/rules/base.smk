@@ -11,8 +11,8 @@ rule base:
         "logs/base/{base}.log",
     benchmark:
         "logs/base/{base}.tsv"
-    threads: 2
     priority: 40
+    threads: 2
     resources:
         gpu=GPU,
     shell:

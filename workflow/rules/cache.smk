@@ -11,8 +11,8 @@ rule cache:
         "logs/cache/{pairs}.log",
     benchmark:
         "logs/cache/{pairs}.tsv"
-    threads: 1
     priority: 30
+    threads: 1
     resources:
         gpu=GPU,
     shell:

@@ -13,8 +13,8 @@ rule export:
         "logs/export/{student}.log",
     benchmark:
         "logs/export/{student}.tsv"
-    threads: 1
     priority: 25
+    threads: 1
     shell:
         "{PERFLOW} export --spec {input.spec:q} --student-spec {input.student_spec:q}"
         " --weights {input.weights:q} --base {input.base:q} --out {output.delta:q}"

@@ -9,7 +9,7 @@ rule fetch:
         "logs/fetch/{dataset}.log",
     benchmark:
         "logs/fetch/{dataset}.tsv"
-    threads: 1
     priority: 50
+    threads: 1
     shell:
         "{PERFLOW} fetch --spec {input.spec:q} --out {output.manifest:q} --log {log:q}"

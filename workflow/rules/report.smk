@@ -27,14 +27,14 @@ rule track:
         metrics="results/metrics.json",
     output:
         runs="results/runs.json",
-    params:
-        database=str(ROOT / "mlflow.db"),
-        artifacts=str(ROOT / "mlruns"),
     log:
         "logs/track.log",
     benchmark:
         "logs/track.tsv"
     threads: 1
+    params:
+        database=str(ROOT / "mlflow.db"),
+        artifacts=str(ROOT / "mlruns"),
     shell:
         "{PERFLOW} track --database {params.database:q} --artifacts {params.artifacts:q}"
         " 2> {log:q} || (cat {log:q} >&2; exit 1)"
@@ -52,13 +52,13 @@ rule report:
     output:
         notebook="reports/report.ipynb",
         page=report("reports/report.html", caption="../report/report.rst", category="Report"),
-    params:
-        database=str(ROOT / "mlflow.db"),
     log:
         "logs/report.log",
     benchmark:
         "logs/report.tsv"
     threads: 1
+    params:
+        database=str(ROOT / "mlflow.db"),
     shell:
         "{PERFLOW} report --notebook {input.notebook:q} --published {input.published:q}"
         " --out {output.page:q} --database {params.database:q}"

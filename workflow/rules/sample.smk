@@ -12,8 +12,8 @@ rule sample:
         "logs/sample/{model}.log",
     benchmark:
         "logs/sample/{model}.tsv"
-    threads: 1
     priority: 10
+    threads: 1
     resources:
         gpu=GPU,
     shell:

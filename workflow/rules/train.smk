@@ -12,8 +12,8 @@ rule train:
         "logs/train/{student}.log",
     benchmark:
         "logs/train/{student}.tsv"
-    threads: 1
     priority: 20
+    threads: 1
     resources:
         gpu=GPU,
     shell:
