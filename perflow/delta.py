@@ -36,10 +36,12 @@ def add(
     wanted = header.get("base", {}).get("sha256")
     if wanted is None and not other_base:
         raise PerflowError(f"{name}: its header names no base; add it with other_base=True if you know that it fits")
-    if not other_base and wanted != artifacts.tensor_hash(base):
+    if not other_base and wanted != (found := artifacts.tensor_hash(base)):
+        types = ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in base.values()}))
         raise PerflowError(
             f"{name}: made for the base '{header['base'].get('name')}' ({wanted[:12]}), this is another one"
-            f" ({artifacts.tensor_hash(base)[:12]}); add it with other_base=True if that is meant"
+            f" ({found[:12]}, {types}; the same base in another type counts as another: load it as it was taught,"
+            " add the delta, then cast); add it with other_base=True if that is meant"
         )
     return {key: (base[key].float() + delta[key].float()).to(base[key].dtype) for key in base}
 
