@@ -152,11 +152,17 @@ def read_spec(path: str | Path) -> Spec:
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
     """Write a safetensors file atomically, with ``header`` as its single metadata key."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
-        save_file(content, temporary, metadata={_KEY: json.dumps(header, sort_keys=True, ensure_ascii=False)})
+        try:
+            save_file(content, temporary, metadata={_KEY: json.dumps(header, sort_keys=True, ensure_ascii=False)})
+        except SafetensorError as error:
+            raise PerflowError(
+                f"{path}: cannot be written ({error}); make room, and run the same command again"
+            ) from None
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

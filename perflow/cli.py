@@ -33,7 +33,7 @@ class _Group(click.Group):
         except PerflowError as error:
             sys.exit(f"perflow: {error}")
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
                 raise
             place = f"{error.filename}: " if error.filename else ""
             sys.exit(

@@ -160,7 +160,7 @@ class NewStableDiffusion:
             self.unet = UNet2DConditionModel(
                 sample_size=resolution // 2 ** (blocks - 1), in_channels=4, out_channels=4, layers_per_block=1,
                 block_out_channels=tuple(row.channels), norm_num_groups=8,
-                attention_head_dim=max(1, row.channels[-1] // 16),  # diffusers' name for the number of heads
+                attention_head_dim=max(1, row.channels[-1] // 32),  # diffusers' name for the number of heads
                 cross_attention_dim=row.text.width,
                 down_block_types=("DownBlock2D",) * (len(row.channels) - 1) + ("CrossAttnDownBlock2D",),
                 up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (len(row.channels) - 1),

@@ -1,0 +1,90 @@
+"""Running one stage: alone, complete or absent, with one line when there is no room."""
+
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from perflow import artifacts, config, running
+from perflow.errors import PerflowError
+
+
+@pytest.fixture
+def home(root, tmp_path, monkeypatch):
+    """A folder with the tiny study's specs."""
+    config.write_specs(config.load(root / "workflow/studies/tiny.yaml"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_spec_rewritten_meanwhile_leaves_nothing_behind(home):
+    spec, out = home / "results/specs/datasets/digits.json", home / "x/out.json"
+
+    def stage(row: artifacts.Spec, state: object) -> None:
+        artifacts.write_json(out, {"made": True})
+        artifacts.write_json(spec, artifacts.read_json(spec) | {"seed": 1})
+
+    with pytest.raises(PerflowError, match=r"digits.json: was rewritten while fetch ran; nothing was kept"):
+        running.run("fetch", spec, stage, [out, out.with_name("cost.json")], None)
+    assert not list((home / "x").iterdir())
+
+
+def test_a_row_is_worked_on_by_one_process(home):
+    spec, out = home / "results/specs/datasets/digits.json", home / "x/out.json"
+
+    def stage(row: artifacts.Spec, state: object) -> None:
+        with pytest.raises(PerflowError, match="in use by process"):
+            running.run("fetch", spec, lambda row, state: None, [out, out.with_name("other.json")], None)
+        artifacts.write_json(out, {"made": True})
+
+    running.run("fetch", spec, stage, [out, out.with_name("cost.json")], None)
+    assert artifacts.read_json(out.with_name("cost.json"))["seconds"] >= 0
+
+
+def test_progress_says_which_row_which_step_and_the_time_left(home, capsys, monkeypatch):
+    from perflow.loop import Step
+
+    monkeypatch.setattr(running, "_EVERY", 0)
+    reporter = running.Reporter("train x-k4-s0", home / "logs/x.log")
+    for step in (1, 2, 4):
+        reporter.step(Step("train", step, 4, loss=0.5))
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"train x-k4-s0 · train 2/4 · loss 0\.5 · \d+ s left", lines[1])
+    assert lines[-1] == "train x-k4-s0 · train 4/4 · loss 0.5"
+    assert (home / "logs/x.log").read_text().splitlines() == lines
+
+
+def test_no_room_is_one_line_and_leaves_nothing_half_written(home, root):
+    done = subprocess.run(
+        [sys.executable, "-m", "perflow", "fetch", "--spec", "results/specs/datasets/digits.json",
+         "--out", "data/digits/manifest.json"],
+        cwd=home, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "make room" in done.stderr.splitlines()[-1]
+    assert not [path for path in (home / "data").rglob("*") if path.is_file()]
+
+
+def test_a_dry_run_prints_the_resolved_row_and_writes_nothing(home):
+    done = subprocess.run(
+        [sys.executable, "-m", "perflow", "train", "--spec", "results/specs/students/eps-perflow-k2-s0.json",
+         "--base", "b", "--pairs", "p", "--out", "o/x.safetensors", "--dry-run"],
+        cwd=home, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert '"edges": [' in done.stdout
+    assert '"steps": 20' in done.stdout
+    assert not (home / "o").exists()
+    assert "torch" not in done.stderr
+
+
+def test_light_verbs_import_no_torch(root):
+    code = "import sys, perflow, perflow.cli, perflow.config; print('torch' in sys.modules or 'mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    code = f"import sys; from perflow import config; config.plan(config.load({str(root / 'params.yaml')!r})); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
