@@ -28,12 +28,21 @@ localrules:
 
 
 rule all:
-    """Everything the study names."""
+    """Every artifact the study names: what is missing is made again."""
     default_target: True
     input:
         "reports/report.html",
         "results/runs.json",
-        expand("results/students/{student}/delta.safetensors", student=STUDY.students),
+        expand("data/{dataset}/manifest.json", dataset=STUDY.datasets),
+        expand("results/bases/{base}/{file}", base=STUDY.bases, file=["model.json", "curve.jsonl"]),
+        expand("results/extractors/{extractor}/extractor.safetensors", extractor=STUDY.extractors),
+        expand("results/pairs/{pairs}/manifest.json", pairs=STUDY.pairs),
+        expand(
+            "results/students/{student}/{file}",
+            student=STUDY.students,
+            file=["ema.safetensors", "curve.jsonl", "delta.safetensors", "model.json"],
+        ),
+        expand("results/samples/{model}/manifest.json", model=STUDY.samples),
         expand("results/metrics/{model}.json", model=STUDY.samples),
 
 

@@ -152,25 +152,39 @@ def read_spec(path: str | Path) -> Spec:
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
     """Write a safetensors file atomically, with ``header`` as its single metadata key."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic(path) as temporary:
-        try:
-            save_file(content, temporary, metadata={_KEY: json.dumps(header, sort_keys=True, ensure_ascii=False)})
-        except SafetensorError as error:
-            raise PerflowError(
-                f"{path}: cannot be written ({error}); make room, and run the same command again"
-            ) from None
+    with atomic(path) as temporary, writing(path):
+        save_file(content, temporary, metadata={_KEY: json.dumps(header, sort_keys=True, ensure_ascii=False)})
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what safetensors raises on a full disk into one line that names ``path``."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise PerflowError(f"{path}: cannot be written ({error}); make room, and run the same command again") from None
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read a safetensors file: tensors and header; PerflowError naming the file if it is broken."""
+    """Read a safetensors file: tensors and header.
+
+    PerflowError naming the file if it is broken, or if its header holds ``sha256``, the hash of its own
+    content, and the tensors are others.
+    """
     from safetensors.torch import load_file
 
     header = read_header(path)
-    return load_file(path), header
+    tensors = load_file(path)
+    if "sha256" in header and header["sha256"] != tensor_hash(tensors):
+        raise PerflowError(
+            f"{path}: altered since it was made (its tensors do not match its header); delete it and run again"
+        )
+    return tensors, header
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from perflow import __version__, artifacts
 from perflow.errors import PerflowError
@@ -32,6 +33,8 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except PerflowError as error:
             sys.exit(f"perflow: {error}")
+        except ValidationError as error:
+            sys.exit(f"perflow: --spec: not a spec of this verb ({error.errors()[0]['msg']})")
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
                 raise
@@ -71,19 +74,25 @@ def _stage(verb: str):
     return decorate
 
 
-def _run(verb: str, spec: Path, device: str, log: Path | None, dry_run: bool, outputs: list[Path], call: Any) -> None:
-    """``call(spec, state, device)`` under ``running.run``; ``cost.json`` joins the outputs."""
+def _run(
+    verb: str,
+    spec: Path,
+    device: str,
+    log: Path | None,
+    dry_run: bool,
+    inputs: list[Path],
+    outputs: list[Path],
+    call: Any,
+) -> None:
+    """``call(spec, state, device)`` under ``running.run``; ``cost.json`` is the last of the outputs."""
     if dry_run:
         found = artifacts.read_spec(spec)
         click.echo(json.dumps(found._asdict(), indent=1, ensure_ascii=False))
         return
-    missing = [path for path in outputs if path is None]
-    if missing:
-        raise PerflowError(f"{verb}: --out is missing")
     from perflow import running
 
     device = running.prepare(device, _THREADS.get(verb, 1))
-    running.run(verb, spec, lambda row, state: call(row, state, device), outputs, log)
+    running.run(verb, spec, lambda row, state: call(row, state, device), outputs, log, inputs)
 
 
 def _in(name: str, text: str) -> Any:
@@ -103,7 +112,7 @@ def fetch(spec: Path, out: Path, **common: Any) -> None:
 
         return fetch(row, out)
 
-    _run("fetch", spec, outputs=[out, out.with_name("cost.json")], call=call, **common)
+    _run("fetch", spec, inputs=[], outputs=[out, out.with_name("cost.json")], call=call, **common)
 
 
 @_stage("base")
@@ -117,7 +126,7 @@ def base(spec: Path, dataset: Path, out: Path, **common: Any) -> None:
 
         return base(row, dataset, out, state, device)
 
-    _run("base", spec, outputs=[out, out.with_name("cost.json")], call=call, **common)
+    _run("base", spec, inputs=[dataset], outputs=[out, out.with_name("cost.json")], call=call, **common)
 
 
 @_stage("extractor")
@@ -131,7 +140,7 @@ def extractor(spec: Path, dataset: Path, out: Path, **common: Any) -> None:
 
         return extractor(row, dataset, out, state, device)
 
-    _run("extractor", spec, outputs=[out, out.with_name("cost.json")], call=call, **common)
+    _run("extractor", spec, inputs=[dataset], outputs=[out, out.with_name("cost.json")], call=call, **common)
 
 
 @_stage("cache")
@@ -146,7 +155,7 @@ def cache(spec: Path, teacher: Path, dataset: Path, out: Path, **common: Any) ->
 
         return cache(row, teacher, dataset, out, device)
 
-    _run("cache", spec, outputs=[out, out.with_name("cost.json")], call=call, **common)
+    _run("cache", spec, inputs=[teacher, dataset], outputs=[out, out.with_name("cost.json")], call=call, **common)
 
 
 @_stage("train")
@@ -161,7 +170,14 @@ def train(spec: Path, base: Path, pairs: Path, out: Path, **common: Any) -> None
 
         return train(row, base, pairs, out, state, device)
 
-    _run("train", spec, outputs=[out, out.with_name("curve.jsonl"), out.with_name("cost.json")], call=call, **common)
+    _run(
+        "train",
+        spec,
+        inputs=[base, pairs],
+        outputs=[out, out.with_name("curve.jsonl"), out.with_name("cost.json")],
+        call=call,
+        **common,
+    )
 
 
 @_stage("export")
@@ -178,7 +194,14 @@ def export(spec: Path, student_spec: Path, weights: Path, base: Path, model: Pat
 
         return export(row, student_spec, weights, base, out, model)
 
-    _run("export", spec, outputs=[out, model, out.with_name("export.cost.json")], call=call, **common)
+    _run(
+        "export",
+        spec,
+        inputs=[student_spec, weights, base],
+        outputs=[out, model, out.with_name("export.cost.json")],
+        call=call,
+        **common,
+    )
 
 
 @_stage("sample")
@@ -187,8 +210,12 @@ def export(spec: Path, student_spec: Path, weights: Path, base: Path, model: Pat
 @click.option("--dataset", type=_FILE, help="With --spec: manifest of the data set the prompts come from.")
 @click.option("--prompt", help='Draw this instead of a row, such as "a red handwritten seven on a blue background".')
 @click.option("--solver", help="With --prompt: 'window' (students) or a training-free solver.")
-@click.option("--steps", type=click.IntRange(1), help="With --prompt: solver steps [default: the windows, or 25].")
-@click.option("--guidance", type=float, help="With --prompt: guidance [default: the model's own, or 4.5].")
+@click.option(
+    "--steps", type=click.IntRange(1, 1000), help="With --prompt: solver steps [default: the windows, or 25]."
+)
+@click.option(
+    "--guidance", type=click.FloatRange(0, 100), help="With --prompt: guidance [default: the model's own, or 4.5]."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="With --prompt: seed of the noise.")
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="With --prompt: number of images.")
 @_out
@@ -217,12 +244,17 @@ def sample(
         click.echo(out)
         return
 
+    if teacher is None or dataset is None:
+        raise PerflowError("sample: --spec also needs --teacher and --dataset")
+
     def call(row: Any, state: Path, device: str) -> Any:
         from perflow.stages.sample import sample
 
         return sample(row, model, teacher, dataset, out, device)
 
-    _run("sample", spec, outputs=[out, out.with_name("cost.json")], call=call, **common)
+    _run(
+        "sample", spec, inputs=[model, teacher, dataset], outputs=[out, out.with_name("cost.json")], call=call, **common
+    )
 
 
 @_stage("evaluate")
@@ -241,7 +273,14 @@ def evaluate(
 
         return evaluate(row, samples, teacher, dataset, extractor, out)
 
-    _run("evaluate", spec, outputs=[out, out.with_suffix(".cost.json")], call=call, **common)
+    _run(
+        "evaluate",
+        spec,
+        inputs=[samples, teacher, dataset, extractor],
+        outputs=[out, out.with_suffix(".cost.json")],
+        call=call,
+        **common,
+    )
 
 
 _results = click.option(

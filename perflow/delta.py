@@ -7,7 +7,6 @@ window edges, path, prediction, timestep convention, guidance, and the row it wa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -44,16 +43,6 @@ def add(
             " add the delta, then cast); add it with other_base=True if that is meant"
         )
     return {key: (base[key].float() + delta[key].float()).to(base[key].dtype) for key in base}
-
-
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A delta's tensors and header; PerflowError naming the file if its content is not what was written."""
-    tensors, header = artifacts.read_tensors(path)
-    if "sha256" in header and header["sha256"] != artifacts.tensor_hash(tensors):
-        raise PerflowError(
-            f"{path}: altered since it was made (its tensors do not match its header); delete it and run again"
-        )
-    return tensors, header
 
 
 def _same_shapes(name: str, tensors: Tensors, base: Tensors) -> None:

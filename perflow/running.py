@@ -7,7 +7,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,10 +31,15 @@ def prepare(device: str, threads: int) -> str:
     import torch
 
     torch.set_num_threads(threads)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    valid = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
+    if device not in valid:
+        raise PerflowError(f"--device {device}: no such device here; valid: {', '.join(valid)}")
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise PerflowError(f"--device {device}: no such device here; valid: auto, cpu")
+        return "cuda" if count else "cpu"
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+        return "cuda"
     return device
 
 
@@ -78,17 +83,24 @@ def _clock(seconds: float) -> str:
 
 
 def run(
-    verb: str, spec_path: Path, stage: Callable[[artifacts.Spec, Path], Any], outputs: list[Path], log: Path | None
+    verb: str,
+    spec_path: Path,
+    stage: Callable[[artifacts.Spec, Path], Any],
+    outputs: list[Path],
+    log: Path | None,
+    inputs: Sequence[Path] = (),
 ) -> None:
     """Run ``stage(spec, state folder)`` for a row, alone, and write ``cost.json`` last of ``outputs``.
 
+    The state belongs to the spec *and* the content of ``inputs``: work begun on other inputs is not resumed.
     A stage is a function or a generator of Steps; what it returns is added to the cost. PerflowError if
     the row is at work elsewhere, or if its spec was rewritten meanwhile (nothing made is then kept).
     """
     begun, cpu = time.monotonic(), time.process_time()
     spec = artifacts.read_spec(spec_path)
     reporter = Reporter(f"{verb} {spec.name}", log)
-    state = Path("results/state") / f"{spec.table}-{spec.name}-{spec.hash[:12]}"
+    identity = artifacts.sha256_bytes("".join([spec.hash, *map(artifacts.sha256_file, inputs)]).encode())
+    state = Path("results/state") / f"{spec.table}-{spec.name}-{identity[:12]}"
     with artifacts.locked(state):
         resumed = any(path.name != ".lock" for path in state.iterdir())
         if resumed:
@@ -103,11 +115,21 @@ def run(
         artifacts.write_json(outputs[-1], {
             "seconds": round(time.monotonic() - begun, 2), "cpu_seconds": round(time.process_time() - cpu, 2),
             "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            "bytes": sum(path.stat().st_size for path in outputs[0].parent.rglob("*") if path.is_file()),
+            "spec": spec.hash, "bytes": sum(_size(path) for path in _made(outputs, spec.name)),
             "resumed": resumed, "teacher_evaluations": 0, "student_passes": 0, **(counts or {}),
         })  # fmt: skip
         shutil.rmtree(state)
     reporter.say(f"done in {_clock(time.monotonic() - begun)}")
+
+
+def _made(outputs: list[Path], name: str) -> list[Path]:
+    """The files of a row: everything in its own folder, or its outputs in a folder it shares."""
+    folder = outputs[0].parent
+    return [path for path in folder.rglob("*") if path.is_file()] if folder.name == name else outputs
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _exhaust(result: Any, reporter: Reporter) -> dict[str, Any] | None:

@@ -35,12 +35,17 @@ def main() -> int:
         except OSError:
             lock.seek(0)
             sys.exit(f"perflow: {home} is at work in process {lock.read().strip() or '?'}; wait for it or stop it")
+        # Snakemake inherits the lock, so it holds as long as either lives. A process id left in the file is that of
+        # a run that was killed: only then is a lock of Snakemake's stale, and not another Snakemake's own.
+        lock.seek(0)
+        if lock.read().strip() and any((home / ".snakemake" / "locks").glob("*")):
+            subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True, cwd=ROOT)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        if any((home / ".snakemake" / "locks").glob("*")):
-            subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True, cwd=ROOT)
-        return subprocess.run(snakemake, check=False, cwd=ROOT).returncode
+        status = subprocess.run(snakemake, check=False, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
+        lock.truncate(0)
+        return status
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
     folder = {"evaluations": Path("results/metrics")}.get(table, Path("results") / table / name)
     path = folder / (f"{name}.cost.json" if table == "evaluations" else "cost.json")
     if path.is_file():
-        return artifacts.read_json(path)["cpu_seconds"], True
+        cost = artifacts.read_json(path)
+        if cost.get("spec") == artifacts.spec_hash(study.spec(table, name)):
+            return cost["cpu_seconds"], True
     start = _RATES["start"]
     match table:
         case "pairs":

@@ -76,15 +76,20 @@ def load(path: str | Path) -> Study:
         return _resolve(params, text)
     except PerflowError as error:
         raise PerflowError(f"{path}: {error}") from None
+    except ValidationError as error:  # a name made of several names
+        raise PerflowError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def write_specs(study: Study, home: str | Path = ".") -> None:
-    """Write results/specs/ below ``home``; a file whose content is unchanged is not touched."""
+def write_specs(study: Study, home: str | Path = ".", label: str = ".") -> None:
+    """Write results/specs/ below ``home``; a file whose content is unchanged is not touched.
+
+    ``label`` is what the study's home is called in MLflow: "." for the repository's own study.
+    """
     root = Path(home) / "results" / "specs"
     for table in TABLES:
         for name in getattr(study, table):
             _write_changed(root / table / f"{name}.json", study.spec(table, name))
-    _write_changed(root / "study.json", summary(study))
+    _write_changed(root / "study.json", summary(study, label))
 
 
 def _write_changed(path: Path, content: Any) -> None:
@@ -93,11 +98,10 @@ def _write_changed(path: Path, content: Any) -> None:
         artifacts.write_text(path, text)
 
 
-def _known(table: str, place: str, name: str, valid: Any) -> str:
+def _known(table: str, place: str, name: Any, valid: Any) -> Any:
     if name not in valid:
-        raise PerflowError(
-            f"{place}: no {table} '{name}'; there {'is' if len(valid) == 1 else 'are'} {', '.join(valid)}"
-        )
+        there = ", ".join(map(str, valid))
+        raise PerflowError(f"{place}: no {table} '{name}'; there {'is' if len(valid) == 1 else 'are'} {there}")
     return name
 
 
@@ -138,6 +142,9 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
     method = _method(place, recipe.method)
     training = _training(place, params.training, recipe.training)
     axis = _window_axis(place, recipe.windows)
+    if isinstance(recipe.seeds, dict):
+        for windows in recipe.seeds:
+            _known("number of windows", f"{place}.seeds", windows, sorted({len(edges) - 1 for _, edges in axis}))
     for base in recipe.bases if recipe.bases is not None else params.bases:
         _known("base", f"{place}.bases", base, params.bases)
         for label, edges in axis:
@@ -191,6 +198,13 @@ def nfe(solver: str, steps: int, guidance: float) -> int:
     return calls * (1 if guidance == 1 else 2)
 
 
+def scheduler_of(solver: str) -> dict[str, Any] | None:
+    """What a trial row says of its diffusers scheduler; None for a student's windows."""
+    if solver not in SCHEDULERS:
+        return None
+    return {"class": SCHEDULERS[solver].scheduler} | SCHEDULERS[solver].options
+
+
 def _guidance(params: rows.Params, trials: rows.TrialRecipe) -> float:
     return params.sampling.teacher.guidance if trials.guidance is None else trials.guidance
 
@@ -198,7 +212,7 @@ def _guidance(params: rows.Params, trials: rows.TrialRecipe) -> float:
 def _trial(solver: str, steps: int, guidance: float, name: str = "", stream: int = 0) -> rows.Trial:
     return rows.Trial(
         name=name or f"{solver}-{steps}", solver=solver, steps=steps, guidance=guidance,
-        nfe=nfe(solver, steps, guidance), stream=stream,
+        nfe=nfe(solver, steps, guidance), stream=stream, scheduler=scheduler_of(solver),
     )  # fmt: skip
 
 
@@ -230,7 +244,7 @@ def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, windows: 
 def _method(place: str, given: dict[str, Any]) -> dict[str, Any]:
     """The method with every option written out; PerflowError naming the known methods and options."""
     options = dict(given)
-    name = _known("method", f"{place}.method", options.pop("name", "(none)"), METHODS)
+    name = _known("method", f"{place}.method", str(options.pop("name", "(none)")), METHODS)
     kind = configuration(name)
     known = kind.__dataclass_fields__
     for option in options:
@@ -257,7 +271,7 @@ def _seeds(seeds: int | dict[int, int], windows: int) -> int:
 
 def _window_axis(place: str, given: Any) -> list[tuple[str, list[float]]]:
     """``4``, ``[1, 2, 4]``, ``[1, 0.5, 0]`` or a list of these -> (label, edges), one for each value."""
-    is_edges = isinstance(given, list) and len(given) > 1 and given[-1] == 0 and not isinstance(given[-1], bool)
+    is_edges = isinstance(given, list) and len(given) > 2 and given[-1] == 0 and not isinstance(given[-1], bool)
     values = given if isinstance(given, list) and not is_edges else [given]
     if not values:
         raise PerflowError(f"{place}.windows: empty; give a number such as 4, or edges such as [1, 0.5, 0]")
@@ -280,7 +294,7 @@ def _window_value(place: str, value: Any) -> tuple[str, list[float]]:
         raise PerflowError(
             f"{place}: windows are a whole number from 1 to 1000, or edges such as [1, 0.5, 0]; got {value!r}"
         )
-    return f"k{value}", [1 - k / value for k in range(value)] + [0.0]
+    return f"k{value}", [(value - k) / value for k in range(value + 1)]
 
 
 def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
@@ -305,7 +319,7 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
     raise KeyError(table)
 
 
-def summary(study: Study) -> dict[str, Any]:
+def summary(study: Study, label: str = ".") -> dict[str, Any]:
     """results/specs/study.json: what the report and the tracker list, and nothing they would have to guess."""
     params = study.params
     hashes = {
@@ -315,7 +329,7 @@ def summary(study: Study) -> dict[str, Any]:
     return {
         "name": study.name,
         "seed": study.seed,
-        "home": ".",
+        "home": label,
         "settings": params.model_dump(mode="json"),
         "params_text": study.text,
         "extractor": params.evaluation.extractor,

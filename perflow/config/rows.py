@@ -54,7 +54,7 @@ class Optim(Row):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip: Positive = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16"] = "no"
 
 
 class Dataset(Row):
@@ -63,6 +63,10 @@ class Dataset(Row):
     source: str
     resolution: Count = 16
     counts: dict[Literal["base", "extractor", "reference"], Count]
+
+
+Channels = Annotated[int, Field(ge=8, multiple_of=8)]
+"""Width of a level; a multiple of the 8 normalisation groups."""
 
 
 class Text(Row):
@@ -80,9 +84,9 @@ class Base(Row):
     family: str
     dataset: Name
     prediction: Literal["epsilon", "v"] = "epsilon"
-    channels: Annotated[list[Count], Field(min_length=2)] = [24, 48]
+    channels: Annotated[list[Channels], Field(min_length=2)] = [24, 48]
     text: Text = Text()
-    autoencoder_channels: Annotated[list[Count], Field(min_length=2, max_length=2)] = [24, 32]
+    autoencoder_channels: Annotated[list[Channels], Field(min_length=2, max_length=2)] = [24, 32]
     words: Optim
     """Training of the text model on its own, before the others."""
     autoencoder: Optim
@@ -91,6 +95,12 @@ class Base(Row):
     """t = u^time_power while the network trains: below 1 means more noise."""
     drop: Share = 0.1
     """Share of captions replaced by the empty one, so that guidance is possible."""
+
+    @model_validator(mode="after")
+    def _one_precision(self) -> Base:
+        if len({self.words.precision, self.autoencoder.precision, self.network.precision}) > 1:
+            raise ValueError("words, autoencoder and network must have one precision; got several")
+        return self
 
 
 class Extractor(Row):
@@ -122,11 +132,20 @@ class Pairs(PairsRecipe):
     window_steps: Count
 
 
+def _check_once(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError(f"the same value stands twice; got {values}")
+    return values
+
+
+Steps = Annotated[int, Field(ge=1, le=1000)]
+
+
 class TrialRecipe(Row):
     """Which samplers a model is tried with: every solver at every number of steps."""
 
-    solvers: Annotated[list[str], Field(min_length=1)]
-    steps: Annotated[list[Count], Field(min_length=1)]
+    solvers: Annotated[list[str], Field(min_length=1), AfterValidator(_check_once)]
+    steps: Annotated[list[Steps], Field(min_length=1), AfterValidator(_check_once)]
     guidance: Guidance | None = None
 
 
@@ -134,7 +153,7 @@ class StudentRecipe(Row):
     """An entry of params.yaml; ``bases``, ``windows`` and ``seeds`` are axes."""
 
     label: str
-    bases: list[Name] | None = None
+    bases: Annotated[list[Name], Field(min_length=1), AfterValidator(_check_once)] | None = None
     """None: every base of the study."""
     pairs: Name
     windows: Any
@@ -186,10 +205,12 @@ class Trial(Row):
 
     name: Name
     solver: str
-    steps: Count
+    steps: Steps
     guidance: Guidance
     nfe: Count
     stream: Annotated[int, Field(ge=0)] = 0
+    scheduler: dict[str, Any] | None = None
+    """A training-free solver's diffusers class (``class``) and options; None on a student's windows."""
 
 
 class TeacherRecipe(Row):
@@ -206,8 +227,9 @@ class FlowRecipe(Row):
     items: Count
     substeps: Annotated[int, Field(ge=2)] = 4
     solver: str = "heun"
-    solver_steps: Count = 8
-    """Teacher steps per window for the end point that counts as exact."""
+    solver_steps: Count = 32
+    """Least teacher steps from t=1 to t=0 for what counts as exact: each of the substeps of each window gets
+    ceil(solver_steps / (windows x substeps))."""
 
 
 class Sampling(Row):

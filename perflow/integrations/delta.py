@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
-from perflow import delta
+from perflow import artifacts, delta
 from perflow.errors import PerflowError
 from perflow.integrations.scheduler import PeRFlowScheduler
 
 T = TypeVar("T")
 Delta = tuple[Mapping[str, Tensor], Mapping[str, Any]]
-"""Tensors and header, as ``perflow.delta.read`` returns them."""
+"""Tensors and header, as ``perflow.artifacts.read_tensors`` returns them."""
 
 _SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
@@ -24,7 +24,7 @@ def apply_delta(pipe_or_unet: T, path_or_delta: str | Path | Delta, other_base: 
     """Add a student's delta to a UNet, in place, and return what was given.
 
     ``pipe_or_unet`` is a diffusers pipeline with a UNet, or the UNet itself; ``path_or_delta`` is a
-    ``delta.safetensors`` or what ``perflow.delta.read`` returned for one. Sums are fp32, cast back to the
+    ``delta.safetensors`` or what ``artifacts.read_tensors`` returned for one. Sums are fp32, cast back to the
     weights' type. A pipeline also gets the ``PeRFlowScheduler`` that the header describes, on the noise
     schedule of its present scheduler; a student without windows leaves the scheduler alone.
 
@@ -33,7 +33,7 @@ def apply_delta(pipe_or_unet: T, path_or_delta: str | Path | Delta, other_base: 
     sees the type too: load the base as it was taught, apply the delta, then cast.
     """
     if isinstance(path_or_delta, str | Path):
-        name, (change, header) = str(path_or_delta), delta.read(path_or_delta)
+        name, (change, header) = str(path_or_delta), artifacts.read_tensors(path_or_delta)
     else:
         name, (change, header) = "delta", path_or_delta
     unet = getattr(pipe_or_unet, "unet", pipe_or_unet)

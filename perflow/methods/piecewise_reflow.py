@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class PiecewiseReflow:
     """``positions``: where in the window the network is asked: ``uniform`` over [0, 1), or m >= 2 equally
     spaced points (the official ``discrete_timesteps`` / K). ``weighting``: ``uniform`` (the paper), or
-    ``endpoint``, which weighs each window so that the error counts as an error of its end point.
+    ``endpoint``, which weighs each window by what an error at its start does to its end point.
     """
 
     positions: Literal["uniform"] | int = "uniform"

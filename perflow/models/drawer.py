@@ -52,8 +52,8 @@ class Drawer:
 
     def _draw(self, trial: Trial, x: Tensor, conditions: Tensor) -> Tensor:
         network = guided(self.model.base.network(self.model.unet), conditions, self.null, trial.guidance)
-        if trial.solver in SCHEDULERS:
-            return schedulers.draw(trial.solver, trial.steps, self.model.base.scheduler_config, network, x)
+        if trial.scheduler is not None:
+            return schedulers.draw(trial.scheduler, trial.steps, self.model.base.scheduler_config, network, x)
         flow = self.model.flow
         if flow is None:
             raise PerflowError(f"{self.model.name}: has no windows; its solver must be one of {', '.join(SCHEDULERS)}")

@@ -71,7 +71,7 @@ def _load_base(path: Path, handle: dict[str, Any], device: str) -> Model:
 def _load_student(path: Path, handle: dict[str, Any], device: str) -> Model:
     base = load(path.parent / handle["base"], device)
     delta_path = path.parent / handle["delta"]
-    tensors, header = delta.read(delta_path)
+    tensors, header = artifacts.read_tensors(delta_path)
     unet = copy.deepcopy(base.unet)
     unet.load_state_dict(delta.add(base.unet.state_dict(), tensors, header, name=str(delta_path)))
     return Model(handle["name"], base.base, unet, flow(base, header), header["student_sha256"], header["guidance"])

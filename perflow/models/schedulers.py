@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perflow.models import SCHEDULERS
-
 
 def draw(
-    name: str, steps: int, config: dict[str, Any], network: Callable[[Tensor, Tensor], Tensor], noise: Tensor
+    chosen: dict[str, Any],
+    steps: int,
+    config: dict[str, Any],
+    network: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
 ) -> Tensor:
-    """From noise [B, ...] to data in ``steps`` steps of the scheduler ``name``.
+    """From noise [B, ...] to data in ``steps`` steps of a scheduler.
 
-    ``config`` is the base's scheduler configuration (betas, prediction type); ``network(x, timestep [B])``
-    returns the raw, guided output.
+    ``chosen`` holds its diffusers ``class`` and options; ``config`` is the base's scheduler configuration (betas,
+    prediction type); ``network(x, timestep [B])`` returns the raw, guided output.
     """
     import diffusers
 
-    entry = SCHEDULERS[name]
-    scheduler = getattr(diffusers, entry.scheduler).from_config(config, **entry.options)
+    options = {name: value for name, value in chosen.items() if name != "class"}
+    scheduler = getattr(diffusers, chosen["class"]).from_config(config, **options)
     scheduler.set_timesteps(steps)
     x = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:

@@ -171,10 +171,12 @@ class NewStableDiffusion:
         """Write the ``StableDiffusionPipeline`` folder (safetensors)."""
         from diffusers import StableDiffusionPipeline
 
-        StableDiffusionPipeline(
+        pipeline = StableDiffusionPipeline(
             vae=self.autoencoder, text_encoder=self.text_model, tokenizer=self.tokenizer, unet=self.unet,
             scheduler=self.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+        )  # fmt: skip
+        with artifacts.writing(folder):
+            pipeline.save_pretrained(folder, safe_serialization=True)
 
 
 def word_tokenizer(words: list[str], length: int, folder: Path) -> Any:

@@ -67,10 +67,10 @@ def _sound(path: Path, header: dict) -> bool:
     if not path.is_file():
         return False
     try:
-        tensors, found = artifacts.read_tensors(path)
+        found = artifacts.read_tensors(path)[1]
     except PerflowError:
         return False
-    return found == header | {"sha256": artifacts.tensor_hash(tensors)}
+    return {key: value for key, value in found.items() if key != "sha256"} == header
 
 
 @dataclass(frozen=True)

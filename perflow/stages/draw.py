@@ -28,10 +28,12 @@ def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | N
     solver = solver or ("window" if flow else "dpmpp_2m")
     if solver not in ("window", *SCHEDULERS):
         raise PerflowError(f"--solver: no '{solver}'; there are window, {', '.join(SCHEDULERS)}")
+    free = SCHEDULERS.get(solver)
+    scheduler = {"class": free.scheduler} | free.options if free else None
     steps = steps or (len(flow.windows) if flow and solver == "window" else _STEPS)
     if guidance is None:
         guidance = _GUIDANCE if drawer.model.guidance is None else drawer.model.guidance
-    trial = Trial(name="draw", solver=solver, steps=steps, guidance=float(guidance), nfe=1)
+    trial = Trial(name="draw", solver=solver, steps=steps, guidance=float(guidance), nfe=1, scheduler=scheduler)
     images = drawer.model.base.decode(drawer.draw(trial, drawer.noise(0)))
     with artifacts.atomic(out) as temporary:
         temporary.write_bytes(png(tile(images, 1, count)))

@@ -28,5 +28,5 @@ def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path,
     })  # fmt: skip
     artifacts.write_json(model, {
         "kind": "student", "name": row.student, "base": Path(os.path.relpath(base, model.parent)).as_posix(),
-        "delta": out.name, "spec": spec.hash,
+        "delta": out.name, "sha256": header["sha256"], "spec": spec.hash,
     })  # fmt: skip

@@ -54,6 +54,7 @@ def extractor(spec: Spec, dataset: Path, out: Path, state: Path, device: str = "
     _, predicted = trained.observe(images)
     header = {
         "spec": spec.hash,
+        "sha256": artifacts.tensor_hash(trained.state_dict()),
         "dataset": manifest["spec"],
         "architecture": trained.architecture(),
         "accuracy": {name: float(np.mean(predicted[name] == labels[name])) for name in heads},

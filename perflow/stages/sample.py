@@ -19,7 +19,7 @@ from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.images import png, tile
 from perflow.loop import Step
-from perflow.models import SCHEDULERS, handle
+from perflow.models import handle
 from perflow.models.drawer import Drawer
 
 _GRID = (4, 16)
@@ -87,7 +87,7 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     """Per item and window: straightness of the student and of the teacher from the student's own states, and
     how far one step of the student ends from the teacher's end."""
     recipe, flow = row.sampling.flow, drawer.model.flow
-    guidance = next(trial.guidance for trial in row.trials if trial.solver not in SCHEDULERS)
+    guidance = next(trial.guidance for trial in row.trials if trial.scheduler is None)
     every = max(1, drawer.items // recipe.items)
     chosen = torch.arange(0, drawer.items, every)[: recipe.items]
     conditions = drawer.conditions[chosen]
@@ -97,12 +97,12 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
         teacher.base.schedule, teacher.base.prediction,
     )  # fmt: skip
     positions = [j / recipe.substeps for j in range(recipe.substeps + 1)]
+    per = -(-recipe.solver_steps // (len(flow.windows) * recipe.substeps))
     x, columns = drawer.noise(0)[chosen], {"straightness": [], "teacher_straightness": [], "endpoint_error": []}
     for k in range(len(flow.windows)):
         own, exact = [x], [x]
         for u_from, u_to in zip(positions, positions[1:], strict=False):
             own.append(flow.step(own[-1], says(own[-1], k, u_from), k, u_from, u_to))
-            per = max(1, recipe.solver_steps // recipe.substeps)
             times = flow.time(k, torch.linspace(u_from, u_to, per + 1, dtype=torch.float64)).tolist()
             exact.append(SOLVERS[recipe.solver](teach, exact[-1], times, flow.schedule))
         end = flow.step(x, says(x, k, 0.0), k, 0.0, 1.0)

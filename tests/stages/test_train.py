@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from perflow import artifacts, delta
+from perflow import artifacts
 from perflow.errors import PerflowError
 from perflow.models import handle
 from perflow.pairs import PairCache
@@ -62,7 +62,7 @@ def test_base_plus_delta_is_the_student(tiny, student, base):
     loaded = handle.load(tiny.handle(student))
     for name, value in loaded.unet.state_dict().items():
         torch.testing.assert_close(value, trained[name], rtol=1e-6, atol=1e-7)
-    _, header = delta.read(tiny.handle(student).with_name("delta.safetensors"))
+    _, header = artifacts.read_tensors(tiny.handle(student).with_name("delta.safetensors"))
     assert header["base"]["sha256"] == handle.load(tiny.handle(base)).sha256
     assert header["edges"] == [1.0, 0.5, 0.0]
     assert loaded.flow.base_prediction == {"eps": "epsilon", "v": "v"}[base]

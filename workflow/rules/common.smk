@@ -17,9 +17,14 @@ GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))
 
 try:
     STUDY = perflow_config.load(STUDY_FILE)
-    perflow_config.write_specs(STUDY)
+    perflow_config.write_specs(STUDY, label=Path(os.path.relpath(Path.cwd(), ROOT)).as_posix())
 except PerflowError as error:
     sys.exit(f"perflow: {error}")
+
+
+# The ids of runs in a database that is gone say nothing: track makes them anew.
+if not (ROOT / "mlflow.db").exists():
+    Path("results/runs.json").unlink(missing_ok=True)
 
 
 wildcard_constraints:

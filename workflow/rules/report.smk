@@ -25,6 +25,7 @@ rule track:
     """Bring MLflow in step with the files."""
     input:
         metrics="results/metrics.json",
+        tables=rules.collect.output.tables,
     output:
         runs="results/runs.json",
     log:
