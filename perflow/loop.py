@@ -53,14 +53,14 @@ def ema_decay(optim: Optim, step: int) -> float:
 
 
 class Loop:
-    """AdamW on ``model`` with clipping and an fp32 moving average ``ema`` (a copy of the model)."""
+    """AdamW on ``model`` (fp32) with clipping and an fp32 moving average ``ema`` (a copy of the model)."""
 
     def __init__(self, model: nn.Module, optim: Optim, state: Path, phase: str = "train",
                  device: str = "cpu", save_seconds: float = 20.0):  # fmt: skip
         self.optim, self.phase, self.device, self.save_seconds = optim, phase, device, save_seconds
         self.path = state / f"{phase}.safetensors"
         self.accelerator = Accelerator(mixed_precision=optim.precision, cpu=device == "cpu")
-        self.model = model.to(device=device, dtype=torch.float32).train()
+        self.model = model.to(device).train()
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
