@@ -48,6 +48,13 @@ MISTAKES = [
     ("evaluation.extractor", "inception", ["evaluation.extractor", "no extractor 'inception'", "tiny-cnn"]),
     ("evaluation.metrics", ["fid"], ["evaluation.metrics", "no metric 'fid'", "fd_teacher"]),
     ("study", "../escape", ["study", "a name is letters"]),
+    ("students.perflow.trials.steps", [2, 2], ["students.perflow.trials.steps", "twice"]),
+    ("students.perflow.seeds", {40: 3}, ["students.perflow.seeds", "no number of windows '40'", "1, 2"]),
+    ("students.perflow.bases", [], ["students.perflow.bases", "at least 1"]),
+    ("students.perflow.method", {"name": ["distill"]}, ["no method", "piecewise_reflow, distill"]),
+    ("students.perflow.windows", [2, 0], ["students.perflow.windows", "whole number from 1"]),
+    ("baselines.steps", [2000], ["baselines.steps", "less than or equal to 1000"]),
+    ("bases.eps.channels", [10, 20], ["bases.eps.channels", "multiple of 8"]),
 ]
 
 
@@ -121,3 +128,16 @@ def test_the_command_line_prints_that_line_alone_and_fails(tiny_params, write_pa
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("perflow: ")
+
+
+def test_a_name_made_of_names_may_become_too_long(tiny_params, write_params):
+    tiny_params["students"]["p" * 80] = tiny_params["students"].pop("perflow")
+    with pytest.raises(PerflowError, match=r"params.yaml: a name is letters, .*at most 81"):
+        config.load(write_params(tiny_params))
+
+
+def test_every_study_that_ships_resolves(root):
+    for path in [root / "params.yaml", *(root / "workflow/studies").glob("*.yaml")]:
+        study = config.load(path)
+        assert study.students
+        assert "total:" in config.plan(study)

@@ -1,4 +1,4 @@
-TABLES = ["main", "ablation", "windows", "curves", "costs", "comparisons", "rows"]
+TABLES = ["windows", "curves", "costs", "rows"]
 
 
 rule collect:
@@ -11,6 +11,11 @@ rule collect:
         published=ROOT / "workflow" / "report" / "published.json",
     output:
         tables=expand("results/tables/{table}.csv", table=TABLES),
+        main=report("results/tables/main.csv", caption="../report/main.rst", category="Tables"),
+        ablation=report("results/tables/ablation.csv", caption="../report/ablation.rst", category="Tables"),
+        comparisons=report(
+            "results/tables/comparisons.csv", caption="../report/comparisons.rst", category="Tables"
+        ),
         metrics="results/metrics.json",
     log:
         "logs/collect.log",
@@ -24,8 +29,7 @@ rule collect:
 rule track:
     """Bring MLflow in step with the files."""
     input:
-        metrics="results/metrics.json",
-        tables=rules.collect.output.tables,
+        tables=rules.collect.output,
     output:
         runs="results/runs.json",
     log:
@@ -44,8 +48,7 @@ rule track:
 rule report:
     """Execute the report's notebook."""
     input:
-        metrics="results/metrics.json",
-        tables=rules.collect.output.tables,
+        tables=rules.collect.output,
         # The page names the runs; after a clone and a pull the runs are new, and the page stays as it is.
         runs=ancient("results/runs.json"),
         notebook=ROOT / "notebooks" / "report.ipynb",
