@@ -71,8 +71,8 @@ def sync(
     """Bring the sqlite ``database`` (files below ``store``) in step with the collected results.
 
     Returns and writes to ``results_dir``/runs.json: ``<table>/<row>`` -> run id, for bases, extractors, pairs,
-    students, and ``study/<name>``, the parent of all. ``page`` is attached to the parent if it exists. Doing it
-    again changes nothing; rows the study no longer names disappear.
+    students, and ``study/<key>``, the parent of all (see :func:`_key`). ``page`` is attached to the parent if it
+    exists. Doing it again changes nothing; rows the study no longer names disappear.
     """
     results = Path(results_dir)
     study = artifacts.read_json(study_spec)
@@ -81,8 +81,8 @@ def sync(
     with artifacts.locked(Path(f"{database}.lock")):
         client = _client(database)
         experiment = _experiment(client, Path(store), Path(database))
-        live = _live(client, experiment, study["name"])
-        common = _common_tags(study["name"])
+        live = _live(client, experiment, _key(study))
+        common = _common_tags(_key(study))
         runs = {parent.key: _bring(client, experiment, parent, live.pop(parent.key, []), common)}
         child = common | {"mlflow.parentRunId": runs[parent.key]}
         for record in records:
@@ -138,12 +138,18 @@ def _experiment(client: MlflowClient, store: Path, database: Path) -> str:
     return found.experiment_id
 
 
+def _key(study: dict[str, Any]) -> str:
+    """What tells studies apart: two homes may each have one of the same name."""
+    return study["name"] if study["home"] == "." else f"{study['name']} ({study['home']})"
+
+
 def _live(client: MlflowClient, experiment: str, study: str) -> dict[str, list[Run]]:
     """The runs of a study that are not deleted, by what they stand for."""
     found: dict[str, list[Run]] = {}
     token = None
+    quote = '"' if "'" in study else "'"  # a home may hold either
     while True:
-        runs = client.search_runs([experiment], f"tags.study = '{study}'", page_token=token)
+        runs = client.search_runs([experiment], f"tags.study = {quote}{study}{quote}", page_token=token)
         for run in runs:
             found.setdefault(run.data.tags.get("row", ""), []).append(run)
         token = runs.token
@@ -206,7 +212,7 @@ def _study_record(study: dict[str, Any], results: Path) -> Record:
     params |= {"models": len(study["models"]), "trials": sum(len(model["trials"]) for model in study["models"])}
     spec = artifacts.sha256_bytes(study["params_text"].encode())
     return Record(
-        "study", study["name"], spec, _flat(params), files=files | {"metrics.json": results / "metrics.json"},
+        "study", _key(study), spec, _flat(params), files=files | {"metrics.json": results / "metrics.json"},
         texts={"params.yaml": study["params_text"]},
     )  # fmt: skip
 

@@ -102,7 +102,7 @@ def _trial(solver: str, steps: int, guidance: float, name: str = "", stream: int
     nfe = steps * (1 if guidance == 1 else 2)
     return {
         "name": name or f"{solver}-{steps}", "solver": solver, "steps": steps, "nfe": nfe,
-        "guidance": guidance, "stream": stream,
+        "guidance": guidance, "stream": stream, "scheduler": None,
     }  # fmt: skip
 
 

@@ -17,12 +17,13 @@ from statistics import mean, stdev
 import numpy
 import pytest
 from PIL import Image
+from scipy import stats
 
 from perflow import artifacts, config, report
 from perflow.config.resolve import summary as study_summary
 from perflow.errors import PerflowError
 from perflow.metrics import intervals
-from perflow.report import galleries, reading, words
+from perflow.report import figures, galleries, reading, words
 from perflow.report.drawing import _apart
 from perflow.report.study import arms, read_study
 from tests import fake_study
@@ -234,6 +235,7 @@ def test_the_best_solver_is_the_best_and_is_said_to_be_chosen(collected: Path) -
         rivals = [m for m in main if m["nfe"] == line["better_nfe"] and not m["trial"].startswith("teacher")]
         assert float(line["worse_value"]) == min(float(m["value"]) for m in rivals)
         assert "favours the training-free side" in line["note"]
+        assert "trailing spacing only (no spacing search)" in line["note"]
 
 
 def test_more_is_better_for_accuracy(home: Path, published: Path, tmp_path: Path) -> None:
@@ -263,10 +265,92 @@ def test_an_ordering_without_rows_is_not_tested(data: report.Report) -> None:
     assert section.endswith('<span class="badge none">not tested</span> ')
 
 
+@pytest.mark.parametrize("metric", ["kid_teacher", "kid_real"])
+def test_a_study_may_evaluate_one_metric(tmp_path: Path, root: Path, published: Path, metric: str) -> None:
+    spec = fake_study.write(tmp_path)
+    results = tmp_path / "results"
+    for model in read_study(spec)["models"]:
+        change(results / f"metrics/{model['name']}.json", lambda content: _only(content, metric))
+    report.collect(spec, results, published)
+    lines = table(tmp_path, "main")
+    assert {line["metric"] for line in lines} == {metric}
+    assert len(artifacts.read_json(results / "metrics.json")) == len(lines)
+    assert table(tmp_path, "comparisons") == []
+    rows = [line for line in report.summary(results).splitlines() if re.search(r"\d \[", line)]
+    assert len(rows) == len(lines)
+    assert "FD" not in report.summary(results)
+    assert {line.count("|") for line in report.markdown(results).split("\n\n")[0].splitlines()} == {6}
+    report.render(root / "notebooks/report.ipynb", results, published, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    orderings = artifacts.read_json(published)["orderings"]
+    assert page.count("This study does not evaluate its metric, FD-digits-cnn to teacher.") == len(orderings)
+    assert page.count('<span class="badge none">not tested</span>') == len(orderings)
+    assert len([text for row in Page(page).rows for kind, text in row if kind == "key" and "[" in text]) == len(lines)
+
+
+def _only(content: dict, metric: str) -> None:
+    for trial in content["trials"].values():
+        trial["metrics"] = {metric: trial["metrics"][metric]}
+
+
+def test_distances_below_zero_are_drawn(home: Path, published: Path) -> None:
+    def lowered(content: dict) -> None:
+        for trial in content["trials"].values():
+            trial["metrics"]["kid_teacher"].update(value=-0.001)
+
+    for name in ("digits", "digits-perflow-sdxl-k4-s0"):
+        change(home / f"results/metrics/{name}.json", lowered)
+    collect(home, published)
+    loaded = report.load(home / "results/specs/study.json", home / "results", published)
+    assert figures.quality(loaded, "digits", "kid_teacher").axes[0].get_yscale() == "linear"
+    assert figures.quality(loaded, "digits", "fd_teacher").axes[0].get_yscale() == "log"
+    assert report.quality(loaded, "kid_teacher")
+    assert report.ablation(loaded, "kid_teacher")
+
+
+def _estimates(*seeds: tuple[float, list[float]]) -> list[dict]:
+    return [{"value": value, "replicates": list(replicates)} for value, replicates in seeds]
+
+
+def test_a_difference_of_means_is_the_paired_t_test() -> None:
+    rng = numpy.random.default_rng(0)
+    groups, common = numpy.arange(120) % 10, rng.standard_normal(120)
+    a, b = common + 0.3 * rng.standard_normal(120), common + 0.3 * rng.standard_normal(120) + 0.1
+    one, two = (intervals.ratio(values, numpy.ones(120), groups) for values in (a, b))
+    found = reading.difference(_estimates(one), _estimates(two), 0.05)
+    expected = stats.ttest_rel(*([values[groups == g].mean() for g in range(10)] for values in (a, b)))
+    assert found["p"] == pytest.approx(expected.pvalue)
+    assert found["difference"] == pytest.approx(mean(a) - mean(b))
+    assert found["error"] == pytest.approx(abs(found["difference"] / expected.statistic))
+    assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert found["error"] < numpy.hypot(*(intervals.standard_error(side.replicates) for side in (one, two))) / 2
+
+
+def test_seeds_without_noise_of_prompts_are_welchs_t_test() -> None:
+    sides = [1.0, 1.2, 1.7], [2.0, 2.1]
+    found = reading.difference(*(_estimates(*((v, [v] * 4) for v in values)) for values in sides), 0.05)
+    assert found["p"] == pytest.approx(stats.ttest_ind(*sides, equal_var=False).pvalue)
+
+
+def test_equal_rows_do_not_differ_and_a_constant_difference_is_certain() -> None:
+    row, more = _estimates((1.0, [0.5, 1.0, 1.5, 2.0])), _estimates((2.0, [1.5, 2.0, 2.5, 3.0]))
+    assert reading.difference(row, row, 0.05)["p"] == 1
+    assert reading.difference(more, row, 0.05) == {"difference": 1, "low": 1, "high": 1, "error": 0, "p": 0}
+
+
+def test_rows_over_other_groups_are_not_compared(home: Path, published: Path) -> None:
+    with pytest.raises(PerflowError, match="4 and 5 groups"):
+        reading.difference(_estimates((1.0, [0.0] * 4)), _estimates((1.0, [0.0] * 5)), 0.05)
+    path = home / "results/metrics/digits-perflow-sd15-k4-s0.json"
+    change(path, lambda content: content["trials"]["window-4"]["metrics"]["fd_teacher"].update(replicates=[0.0] * 5))
+    with pytest.raises(PerflowError, match=r"digits-perflow-sd15-k4-s0 and digits: 5 and 20 groups"):
+        collect(home, published)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda ordering: ordering.update(metric="fid"), "no metric 'fid' was measured; there are diversity, fd_real"),
+        (lambda ordering: ordering.update(metric="fid"), "no metric 'fid'; there are diversity, fd_real"),
         (lambda ordering: ordering.update(better={"colour": 1}), "no field 'colour'; there are key, base"),
     ],
 )

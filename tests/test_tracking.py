@@ -181,6 +181,22 @@ def test_two_studies_share_a_database(home: Path) -> None:
     assert {row: len(found) for row, found in live(home).items()}[STUDENT] == 2
 
 
+@pytest.mark.parametrize("place", ["studies/tiny", "some one's/study"])
+def test_two_homes_with_one_name_leave_each_other_alone(home: Path, place: str) -> None:
+    runs = sync(home)
+    change(home / "results/specs/study.json", lambda study: study.update(home=place))
+    others = sync(home)
+    assert sync(home) == others
+    assert not set(runs.values()) & set(others.values())
+    assert set(others) - set(runs) == {f"study/synthetic ({place})"}
+    change(home / "results/specs/study.json", lambda study: study.update(home="."))
+    assert sync(home) == runs
+    found = live(home)
+    assert {run.info.run_id for run in found[STUDENT]} == {runs[STUDENT], others[STUDENT]}
+    (parent,) = found[f"study/synthetic ({place})"]
+    assert parent.info.run_name == parent.data.tags["study"] == f"synthetic ({place})"
+
+
 def test_the_page_is_attached_to_the_study(home: Path) -> None:
     page = home / "report.html"
     page.write_text("first")

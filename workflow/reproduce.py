@@ -44,7 +44,8 @@ def main() -> int:
         lock.write(str(os.getpid()))
         lock.flush()
         status = subprocess.run(snakemake, check=False, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
-        lock.truncate(0)
+        if status >= 0:  # it ended by itself, and took its lock away
+            lock.truncate(0)
         return status
 
 

@@ -1,4 +1,4 @@
-"""Intervals by a delete-group jackknife over prompts, comparisons of rows, and Holm's correction.
+"""Intervals by a delete-group jackknife over prompts, and Holm's correction.
 
 Prompts are dealt into G groups; a statistic is computed without each group in turn, and the spread of
 these replicates gives its variance (Shao & Tu, The Jackknife and Bootstrap, 1995, section 2.3). All
@@ -16,11 +16,11 @@ overstates the variance (Efron & Stein, 1981), so intervals there are too wide r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 
 class Estimate(NamedTuple):
@@ -36,14 +36,6 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-
-
-class Comparison(NamedTuple):
-    """A paired difference a - b, its standard error and two-sided p-value."""
-
-    difference: float
-    error: float
-    p: float
 
 
 def deal(prompts: np.ndarray, count: int) -> np.ndarray:
@@ -75,13 +67,6 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, groups: np.ndarray) ->
     return estimate(np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0))
 
 
-def jackknife(statistic: Callable[[np.ndarray], float], groups: np.ndarray) -> Estimate:
-    """Any statistic of a mask [N] of kept items; where sums suffice, ``left_out`` is much quicker."""
-    everything = np.ones(len(groups), dtype=bool)
-    masks = [everything, *(groups != group for group in range(int(groups.max()) + 1))]
-    return estimate(np.array([statistic(mask) for mask in masks]))
-
-
 def standard_error(replicates: Sequence[float] | np.ndarray) -> float:
     """Standard error from the G leave-one-group-out values r: ((G-1)/G sum (r - mean r)^2)^(1/2)."""
     replicates = np.asarray(replicates, dtype=np.float64)
@@ -94,17 +79,6 @@ def interval(found: Estimate, confidence: float) -> Interval:
     quantile = stdtrit(len(found.replicates) - 1, 0.5 + confidence / 2)
     reach = float(quantile) * standard_error(found.replicates)
     return Interval(found.value, found.value - reach, found.value + reach)
-
-
-def compare(a: Estimate, b: Estimate) -> Comparison:
-    """Two rows over the same groups of prompts: what noise and prompts have in common cancels."""
-    if len(a.replicates) != len(b.replicates):
-        raise ValueError(f"{len(a.replicates)} and {len(b.replicates)} replicates: not the same groups")
-    difference = a.value - b.value
-    error = standard_error(np.asarray(a.replicates) - np.asarray(b.replicates))
-    if error == 0:
-        return Comparison(difference, 0.0, 1.0 if difference == 0 else 0.0)
-    return Comparison(difference, error, float(2 * stdtr(len(a.replicates) - 1, -abs(difference) / error)))
 
 
 def holm(pvalues: Sequence[float]) -> np.ndarray:

@@ -10,7 +10,7 @@ import pandas
 
 from perflow import artifacts
 from perflow.errors import PerflowError
-from perflow.report.study import read_study
+from perflow.report.study import is_reference, leading, read_study
 from perflow.report.tables import TABLES
 
 
@@ -40,16 +40,25 @@ class Report:
         first = self.study["models"][0]["name"]
         return artifacts.read_json(self.results / "metrics" / f"{first}.json")["extractor"].get("accuracy")
 
+    def shown(self, metric: str) -> str:
+        """``metric``, or where the study does not evaluate it, the one that stands for quality instead."""
+        measured = set(self.main["metric"])
+        return metric if metric in measured else leading(measured) or metric
+
     def wide(self) -> list[dict[str, Any]]:
         """See :func:`wide`."""
         return wide(self.main)
 
 
 def wide(main: pandas.DataFrame) -> list[dict[str, Any]]:
-    """A dict for each method at each number of steps: its description, and ``metrics``: metric -> line of the table."""
+    """A dict for each method at each number of steps.
+
+    Its description, ``reference`` (whether it stands for the teacher), and ``metrics``: metric -> line of the table.
+    """
     arms: dict[tuple[str, str], dict[str, Any]] = {}
     for line in records(main):
-        arms.setdefault((line["key"], line["trial"]), line | {"metrics": {}})["metrics"][line["metric"]] = line
+        described = line | {"reference": is_reference(line["kind"], line["trial"]), "metrics": {}}
+        arms.setdefault((line["key"], line["trial"]), described)["metrics"][line["metric"]] = line
     return list(arms.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -18,15 +19,11 @@ _AXES = {"nfe": "network evaluations per image", "steps": "solver steps"}  # in 
 _STAGES = (("pairs", "pairs"), ("students", "training"), ("samples", "sampling"), ("evaluations", "metrics"))
 
 
-def _is_reference(arm: dict[str, Any]) -> bool:
-    return arm["kind"] == "base" and arm["trial"].startswith("teacher")
-
-
 class _Looks:
     """Colour says the entry (dark grey: training-free), marker and dashes say the solver, in every figure alike."""
 
     def __init__(self, report: Report):
-        arms = [arm for arm in report.wide() if not _is_reference(arm)]
+        arms = [arm for arm in report.wide() if not arm["reference"]]
         self.entries = list(dict.fromkeys(arm["entry"] for arm in arms if arm["kind"] == "student"))
         self.solvers = list(dict.fromkeys(arm["solver"] for arm in arms))
         self.names = {arm["entry"]: arm["label"].split(", K=")[0].split(" + ")[0] for arm in arms}
@@ -49,20 +46,20 @@ def common_windows(report: Report) -> int | None:
     return counts.most_common(1)[0][0] if counts else None
 
 
-def quality(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
+def quality(report: Report, base: str, metric: str) -> Figure:
     """A metric against network evaluations and against steps; one line a method, bars are the intervals.
 
     Of an entry with several numbers of windows the line with :func:`common_windows` is drawn.
     """
     looks, lines = _Looks(report), _lines(report, base, metric)
-    floor = _floor(report, base, metric)
+    floor, logarithmic = _floor(report, base, metric), _logarithmic(metric, lines, lambda arm: arm["metrics"][metric])
     with style():
         figure = Figure(figsize=(11.6, 5.2))
         panels = [figure.add_axes((left, 0.11, 0.345, 0.83)) for left in (0.06, 0.435)]
         ends = []
         for axes, against in zip(panels, _AXES, strict=True):
             powers(axes, [arm[against] for arms in lines for arm in arms])
-            if metric.startswith(_LOGARITHMIC):
+            if logarithmic:
                 plain_numbers(axes)
             ends = []
             for arms in lines:
@@ -70,7 +67,7 @@ def quality(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
                 x, points = [arm[against] for arm in arms], [arm["metrics"][metric] for arm in arms]
                 axes.errorbar(x, [point["value"] for point in points], yerr=_bars(points), **looks.line(arms[0]))
                 ends.append((x[-1], points[-1]["value"], arms[0]["label"], looks.ink(arms[0]["entry"])))
-            if floor:
+            if floor is not None and (floor > 0 or not logarithmic):
                 axes.axhline(floor, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
                 ends.append((axes.get_xlim()[1], floor, "the teacher's other samples", GREY))
             axes.set_xlabel(_AXES[against])
@@ -88,7 +85,7 @@ def _lines(report: Report, base: str, metric: str) -> list[list[dict[str, Any]]]
     for arm in report.wide():
         shown = arm["entry"] not in several or arm["windows"] == windows
         measured = arm["metrics"].get(metric, {}).get("value") is not None
-        if arm["base"] == base and shown and measured and not _is_reference(arm):
+        if arm["base"] == base and shown and measured and not arm["reference"]:
             lines.setdefault((arm["key"], arm["solver"]), []).append(arm)
     return list(lines.values())
 
@@ -98,15 +95,20 @@ def _bars(points: list[dict[str, Any]]) -> list[list[float]]:
     return [[max(0.0, p["value"] - p["low"]) for p in points], [max(0.0, p["high"] - p["value"]) for p in points]]
 
 
+def _logarithmic(metric: str, lines: list[list[dict[str, Any]]], point: Callable[[dict], dict]) -> bool:
+    """Whether a metric's axis is; an unbiased estimate (KID) may fall below zero, which such an axis cannot show."""
+    return metric.startswith(_LOGARITHMIC) and all(point(row)["value"] > 0 for rows in lines for row in rows)
+
+
 def _floor(report: Report, base: str, metric: str) -> float | None:
     """The value of the teacher's second set of samples: what sampling noise alone amounts to."""
     for arm in report.wide():
-        if arm["base"] == base and _is_reference(arm) and arm["stream"] and metric in arm["metrics"]:
+        if arm["base"] == base and arm["reference"] and arm["stream"] and metric in arm["metrics"]:
             return arm["metrics"][metric]["value"]
     return None
 
 
-def ablation(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
+def ablation(report: Report, base: str, metric: str) -> Figure:
     """A metric against the number of windows: one step a window, and numbers of steps that several of them share."""
     lines: dict[tuple[str, str], list[dict]] = {}
     names = []
@@ -126,7 +128,7 @@ def ablation(report: Report, base: str, metric: str = "fd_teacher") -> Figure:
         figure = Figure(figsize=(9.6, 4.6))
         axes = figure.add_axes((0.08, 0.13, 0.56, 0.82))
         powers(axes, sorted(widths) or [1])
-        if metric.startswith(_LOGARITHMIC):
+        if _logarithmic(metric, list(shared.values()), lambda row: row):
             plain_numbers(axes)
         ends = []
         for i, ((_, kind), rows) in enumerate(shared.items()):

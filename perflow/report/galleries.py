@@ -29,7 +29,7 @@ _COLUMNS = 12
 
 def shown_steps(report: Report, base: str) -> list[int]:
     """Numbers of steps worth a gallery: of those that most methods share, the smallest and the largest."""
-    times = Counter(arm["steps"] for arm in _arms(report, base) if arm["trial"] != "teacher")
+    times = Counter(arm["steps"] for arm in _arms(report, base))
     shared = [steps for steps, methods in times.items() if methods == max(times.values())]
     return sorted({min(shared), max(shared)}) if shared else []
 
@@ -73,7 +73,7 @@ def _manifest(report: Report, model: str) -> dict[str, Any]:
 
 
 def _teacher(report: Report, base: str) -> dict[str, Any]:
-    return next(arm for arm in report.wide() if arm["base"] == base and arm["trial"] == "teacher")
+    return next(arm for arm in report.wide() if arm["base"] == base and arm["reference"] and not arm["stream"])
 
 
 def _arms(report: Report, base: str) -> list[dict[str, Any]]:
@@ -82,9 +82,7 @@ def _arms(report: Report, base: str) -> list[dict[str, Any]]:
     return [
         arm
         for arm in report.wide()
-        if arm["base"] == base
-        and not arm["trial"].startswith("teacher")
-        and (not arm["windowed"] or arm["windows"] == windows)
+        if arm["base"] == base and not arm["reference"] and (not arm["windowed"] or arm["windows"] == windows)
     ]
 
 

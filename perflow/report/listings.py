@@ -24,7 +24,7 @@ _SHORT = {
 }
 """The metrics of the main table and their headings; the others stand in the csv only."""
 _GROUPS = (
-    ("The teacher's own samples", lambda arm: arm["kind"] == "base" and arm["trial"].startswith("teacher")),
+    ("The teacher's own samples", lambda arm: arm["reference"]),
     ("Training-free: the base with another solver", lambda arm: arm["kind"] == "base"),
     ("Students on their windows", lambda arm: arm["windowed"]),
     ("Students with an ordinary solver", lambda arm: True),
@@ -34,12 +34,13 @@ _GROUPS = (
 def main_table(report: Report) -> Html:
     """Every method at every number of steps with its metrics; the interval stands below the value."""
     arms = report.wide()
-    metrics = [name for name in _SHORT if any(name in arm["metrics"] for arm in arms)]
+    measured = {name for arm in arms for name in arm["metrics"]}
+    metrics = [name for name in _SHORT if name in measured] or [report.shown(next(iter(_SHORT)))]
     several = len({arm["base"] for arm in arms}) > 1
     first, rest = metrics[:1], metrics[1:]
-    header = ["method", "steps", "eval.", *(_SHORT[name] for name in first), "log scale", "over seeds"]
+    header = ["method", "steps", "eval.", *(_SHORT.get(name, name) for name in first), "log scale", "over seeds"]
     header += [_SHORT[name] for name in rest]
-    bar = _bars(arms, metrics[0]) if metrics else None
+    bar = _bars(arms, metrics[0])
     parts = []
     for base in dict.fromkeys(arm["base"] for arm in arms):
         rows: list[list[Cell] | str] = []
@@ -124,6 +125,7 @@ def _bars(arms: list[dict], metric: str, width: int = 90) -> Callable[[dict | No
 
 def ablation_table(report: Report, metric: str = "fd_teacher") -> Html:
     """One metric by windows (down) and steps (across), a table for each entry that has several numbers of windows."""
+    metric = report.shown(metric)
     lines = [row for row in records(report.tables["ablation"]) if row["metric"] == metric]
     parts = []
     for base, entry in dict.fromkeys((row["base"], row["entry"]) for row in lines):

@@ -5,7 +5,7 @@ An ordering is data (workflow/report/published.json): ``better`` and ``worse`` s
 ``"@field"`` for the value of another field; dots reach into the recipe. ``recipe`` in ``same`` compares
 how two entries were made but for the fields in which the selectors differ, so that nothing else differs.
 ``best: true`` keeps, of the arms on the ``worse`` side, the best one; ``next: field`` the one that comes
-right below in that field.
+right below in that field; ``note`` is said with every comparison.
 
 Two arms are compared by the difference of their metric under common noise and prompts: leaving out one
 group of prompts moves both, so the delete-group jackknife of the difference is paired. Where an arm has
@@ -23,7 +23,7 @@ import numpy
 from scipy import stats
 
 from perflow.errors import PerflowError
-from perflow.metrics import intervals
+from perflow.metrics import METRICS, intervals
 from perflow.report.study import Arm
 
 COLUMNS = (
@@ -51,7 +51,7 @@ def compare_all(
     """A line for each comparison of each ordering, with :data:`COLUMNS`.
 
     ``measured`` maps a model's name to its metrics file; ``alpha`` is the error allowed to all of the
-    verdicts together. An ordering this study has no arms for gives no line.
+    verdicts together. An ordering this study has no arms for, or whose metric it does not evaluate, gives no line.
     """
     _check_metrics(orderings, measured)
     claims = [claim for ordering in orderings for claim in claims_of(ordering, arms, measured)]
@@ -131,13 +131,13 @@ def _without(recipe: dict[str, Any], varied: set[str]) -> str:
 
 
 def _check_metrics(orderings: list[dict[str, Any]], measured: dict[str, dict]) -> None:
+    """PerflowError for a name that is no metric at all; one the study does not evaluate is no mistake."""
     trials = [trial for content in measured.values() for trial in content["trials"].values()]
-    known = sorted({metric for trial in trials for metric in trial["metrics"]})
+    known = sorted({*METRICS, *(metric for trial in trials for metric in trial["metrics"])})
     for ordering in orderings:
         if ordering["metric"] not in known:
             raise PerflowError(
-                f"ordering '{ordering['name']}': no metric '{ordering['metric']}' was measured; "
-                f"there are {', '.join(known)}"
+                f"ordering '{ordering['name']}': no metric '{ordering['metric']}'; there are {', '.join(known)}"
             )
 
 
@@ -152,42 +152,57 @@ def _estimates(arm: Arm, metric: str, measured: dict[str, dict]) -> list[dict[st
 
 
 def _values(arm: Arm, metric: str, measured: dict[str, dict]) -> list[float]:
-    return [estimate["value"] for estimate in _estimates(arm, metric, measured)]
+    return _each(_estimates(arm, metric, measured))
+
+
+def _each(estimates: list[dict[str, Any]]) -> list[float]:
+    return [estimate["value"] for estimate in estimates]
 
 
 def _compared(claim: Claim, measured: dict[str, dict], alpha: float) -> dict[str, Any]:
     ordering, better, worse, chosen = claim
     metric = ordering["metric"]
     sides = [_estimates(arm, metric, measured) for arm in (better, worse)]
-    values = [[estimate["value"] for estimate in side] for side in sides]
-    replicates = [numpy.mean([estimate["replicates"] for estimate in side], axis=0) for side in sides]
+    try:
+        found = difference(*sides, alpha)
+    except PerflowError as error:
+        raise PerflowError(f"{better.models[0]} and {worse.models[0]}: {error}") from None
+    row = {"ordering": ordering["name"], "claim": ordering["claim"], "source": ordering["source"]}
+    row |= {"base": better.base, "metric": metric}
+    for name, arm, side in (("better", better, sides[0]), ("worse", worse, sides[1])):
+        row |= {name: arm.label, f"{name}_key": arm.key, f"{name}_trial": arm.trial, f"{name}_steps": arm.steps}
+        row |= {f"{name}_nfe": arm.nfe, f"{name}_value": mean(_each(side)), f"{name}_seeds": len(side)}
+    return row | found | {"note": _note(ordering, better, worse, chosen)}
+
+
+def difference(one: list[dict[str, Any]], other: list[dict[str, Any]], alpha: float) -> dict[str, float]:
+    """``one`` minus ``other``, each an estimate a training seed: difference, low, high, error and p.
+
+    What noise and prompts have in common cancels, since both are left without the same groups of prompts.
+    """
+    values = [_each(side) for side in (one, other)]
+    replicates = [numpy.mean([estimate["replicates"] for estimate in side], axis=0) for side in (one, other)]
     if replicates[0].shape != replicates[1].shape:
         raise PerflowError(
-            f"{better.models[0]} and {worse.models[0]}: {len(replicates[0])} and {len(replicates[1])} groups of "
-            "prompts in the jackknife; rows can be compared only over the same groups"
+            f"{len(replicates[0])} and {len(replicates[1])} groups of prompts in the jackknife; "
+            "rows can be compared only over the same groups"
         )
     parts = [(intervals.standard_error(replicates[0] - replicates[1]) ** 2, len(replicates[0]) - 1)]
     parts += [(variance(side) / len(side), len(side) - 1) for side in values if len(side) > 1]
     total = sum(part for part, _ in parts)
     # Welch-Satterthwaite: degrees of freedom of a sum of variances, each with its own.
     freedom = total**2 / sum(part**2 / own for part, own in parts) if total else parts[0][1]
-    difference, error = mean(values[0]) - mean(values[1]), math.sqrt(total)
+    apart, error = mean(values[0]) - mean(values[1]), math.sqrt(total)
     reach = float(stats.t.ppf(1 - alpha / 2, freedom)) * error
-    p = 2 * float(stats.t.sf(abs(difference) / error, freedom)) if error else float(difference == 0)
-    row = {"ordering": ordering["name"], "claim": ordering["claim"], "source": ordering["source"]}
-    row |= {"base": better.base, "metric": metric}
-    for side, arm, found in (("better", better, values[0]), ("worse", worse, values[1])):
-        row |= {side: arm.label, f"{side}_key": arm.key, f"{side}_trial": arm.trial, f"{side}_steps": arm.steps}
-        row |= {f"{side}_nfe": arm.nfe, f"{side}_value": mean(found), f"{side}_seeds": len(found)}
-    row |= {"difference": difference, "low": difference - reach, "high": difference + reach, "error": error, "p": p}
-    return row | {"note": _note(better, worse, chosen)}
+    p = 2 * float(stats.t.sf(abs(apart) / error, freedom)) if error else float(apart == 0)
+    return {"difference": apart, "low": apart - reach, "high": apart + reach, "error": error, "p": p}
 
 
-def _note(better: Arm, worse: Arm, chosen: int) -> str:
-    notes = []
+def _note(ordering: dict[str, Any], better: Arm, worse: Arm, chosen: int) -> str:
+    notes = [ordering["note"]] if ordering.get("note") else []
     if chosen > 1:
         side = "the training-free side" if worse.kind == "base" else "that side"
-        notes.append(f"the best of {chosen} solvers was chosen on the samples shown, which favours {side}")
+        notes.append(f"choosing the best of {chosen} solvers on the samples shown favours {side}")
     single = [arm for arm in (better, worse) if arm.kind == "student" and len(arm.models) == 1]
     if single:
         notes.append("where a row has one training seed, the spread over seeds is not in the interval")

@@ -55,7 +55,7 @@ def opening(report: Report) -> Html:
     text = f"Of {count(len(found), 'ordering')} looked for, {len(tested)} could be tested"
     text += f": {listed(said)}." if said else "."
     if len(found) > len(tested):
-        text += f" {len(found) - len(tested)} need rows that this study does not have."
+        text += f" {len(found) - len(tested)} need rows or metrics that this study does not have."
     return Html(f'<div class="cards">{shown}</div>{paragraph(text)}')
 
 
@@ -69,6 +69,7 @@ def _verdicts(report: Report, rows: list[dict[str, Any]]) -> list[str]:
 
 def quality(report: Report, metric: str = "fd_teacher") -> Html:
     """A metric against network evaluations and against steps, a figure for each base."""
+    metric = report.shown(metric)
     windows = figures.common_windows(report)
     only = f" Where an entry has several numbers of windows, K = {windows} is drawn." if windows else ""
     name = metric_name(metric, report.extractor)
@@ -86,6 +87,7 @@ def ablation(report: Report, metric: str = "fd_teacher") -> Html:
     """A metric against the number of windows."""
     if not len(report.tables["ablation"]):
         return Html("")
+    metric = report.shown(metric)
     name = metric_name(metric, report.extractor)
     caption = f"{name} against the number of windows K. Dashed: the same number of steps for every K."
     bases = [base for base in _bases(report) if base in set(report.tables["ablation"]["base"])]
@@ -96,12 +98,21 @@ def readings(report: Report) -> Html:
     """Each ordering, where it comes from, what this study says about it, and the comparisons behind that."""
     lines = records(report.tables["comparisons"])
     return _joined(
-        _reading(ordering, [line for line in lines if line["ordering"] == ordering["name"]])
+        _reading(
+            ordering, [line for line in lines if line["ordering"] == ordering["name"]], _untested(report, ordering)
+        )
         for ordering in _orderings(report)
     )
 
 
-def _reading(ordering: dict[str, Any], lines: list[dict[str, Any]]) -> str:
+def _untested(report: Report, ordering: dict[str, Any]) -> str:
+    """Why there is no comparison of an ordering, where there is none."""
+    if ordering["metric"] in set(report.main["metric"]):
+        return "No rows of this study test it."
+    return f"This study does not evaluate its metric, {metric_name(ordering['metric'], report.extractor)}."
+
+
+def _reading(ordering: dict[str, Any], lines: list[dict[str, Any]], untested: str) -> str:
     arms = dict.fromkeys((line["base"], line["better_key"], line["better_trial"]) for line in lines)
     said = [
         sentence([line for line in lines if (line["base"], line["better_key"], line["better_trial"]) == arm])
@@ -109,7 +120,7 @@ def _reading(ordering: dict[str, Any], lines: list[dict[str, Any]]) -> str:
     ]
     notes = dict.fromkeys(note for line in lines if line["note"] for note in line["note"].split("; "))
     said += [f"Note: {note}." for note in notes]
-    items = "".join(f"<li>{escape(text)}</li>" for text in said or ["No rows of this study test it."])
+    items = "".join(f"<li>{escape(text)}</li>" for text in said or [untested])
     return (
         f'<section class="reading"><h3>{badge(verdict(lines))} {escape(ordering["claim"])}</h3>'
         f'<p class="source">Source: {escape(ordering["source"])}.</p><ul>{items}</ul>{_compared(lines)}</section>'

@@ -5,6 +5,7 @@ Everything here comes from results/specs/study.json. Nothing is found by looking
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,12 @@ class Arm:
     @property
     def reference(self) -> bool:
         """A trial that stands for the teacher."""
-        return self.kind == "base" and self.trial.startswith("teacher")
+        return is_reference(self.kind, self.trial)
+
+
+def is_reference(kind: str, trial: str) -> bool:
+    """Whether a trial of a model of this kind stands for the teacher."""
+    return kind == "base" and trial.startswith("teacher")
 
 
 def read_study(path: str | Path) -> dict[str, Any]:
@@ -129,7 +135,7 @@ def label(model: dict[str, Any], trial: dict[str, Any], several: bool) -> str:
     """A method's name in tables, without its number of steps (but for the teacher's, which defines it)."""
     solver = SCHEDULERS[trial["solver"]].label if trial["solver"] in SCHEDULERS else trial["solver"]
     if model["kind"] == "base":
-        if not trial["name"].startswith("teacher"):
+        if not is_reference(model["kind"], trial["name"]):
             return solver
         return f"Teacher, {solver}" + (", other noise" if trial["stream"] else "")
     name = model["label"]
@@ -154,6 +160,12 @@ def _recipe(specs: Path, model: dict[str, Any]) -> dict[str, Any]:
     recipe = {name: row[name] for name in ("path", "prediction", "method", "training")}
     axes = ("base", "dataset", "edges", "window_steps")
     return recipe | {"pairs": {name: value for name, value in pairs.items() if name not in axes}}
+
+
+def leading(measured: Iterable[str]) -> str | None:
+    """The metric that stands for quality: the first of :data:`METRICS` that was measured, else any."""
+    found = set(measured)
+    return next((name for name in METRICS if name in found), min(found, default=None))
 
 
 def metric_name(metric: str, extractor: str) -> str:

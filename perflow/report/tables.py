@@ -15,11 +15,11 @@ import pandas
 from perflow import artifacts
 from perflow.errors import PerflowError
 from perflow.report import reading
-from perflow.report.study import METRICS, WINDOW, Arm, arms, metric_name, model_key, read_study
+from perflow.report.study import METRICS, WINDOW, Arm, arms, leading, metric_name, model_key, read_study
 
 TABLES = ("main", "ablation", "windows", "curves", "costs", "comparisons", "rows")
 SUMMARY = ("fd_teacher", "kid_teacher", "prompt_accuracy", "teacher_mse")
-"""What results/metrics.json holds of each method."""
+"""What results/metrics.json holds of each method; of a study without any of these, its leading metric."""
 
 _ARM = (
     "base", "key", "label", "kind", "entry", "windows", "windowed", "method", "path", "prediction", "starts",
@@ -210,8 +210,10 @@ def _costs(study: dict[str, Any], results: Path) -> list[dict[str, Any]]:
 
 def _summary(main: list[dict[str, Any]]) -> dict[str, float]:
     """Flat, small, stable names, so that ``dvc metrics diff`` reads well: the mean over training seeds."""
+    measured = {row["metric"] for row in main}
+    held = measured & set(SUMMARY) or {leading(measured)}
     return {
         f"{row['key']}/{row['trial']}/{row['metric']}": float(f"{row['seed_mean']:.6g}")
         for row in main
-        if row["metric"] in SUMMARY
+        if row["metric"] in held
     }

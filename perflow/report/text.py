@@ -7,17 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from perflow.report.data import read_table, wide
+from perflow.report.study import leading
 from perflow.report.words import number
 
 _WIDTH = 110
-_METRICS = ("kid_teacher", "fd_real", "prompt_accuracy", "teacher_mse")
+_METRICS = {
+    "fd_teacher": ("FD to teacher", number),
+    "kid_teacher": ("KID·1e3", lambda value: f"{1000 * value:.2f}"),
+    "fd_real": ("FD real", number),
+    "prompt_accuracy": ("acc.", lambda value: f"{value:.3f}"),
+    "teacher_mse": ("rel. MSE", lambda value: number(value, 2)),
+}
+"""Headings and forms, in the order of the columns; the first that was measured has its interval and the seeds."""
 
 
 def summary(results_dir: str | Path) -> str:
     """The main table of collected results for a terminal, at most 110 columns wide."""
     arms = wide(read_table(Path(results_dir) / "tables" / "main.csv"))
     header = _header(arms, "eval.")
-    rows = [_cells(arm, _several_bases(arms)) for arm in arms]
+    rows = [_cells(arm, _shown(arms), _several_bases(arms)) for arm in arms]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     widths[0] = max(12, min(widths[0], _WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)))
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -32,7 +40,7 @@ def markdown(results_dir: str | Path) -> str:
     """The main table of collected results as Markdown, with its legend below."""
     arms = wide(read_table(Path(results_dir) / "tables" / "main.csv"))
     header = _header(arms, "evaluations")
-    rows = [_cells(arm, _several_bases(arms)) for arm in arms]
+    rows = [_cells(arm, _shown(arms), _several_bases(arms)) for arm in arms]
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([*lines, "", _legend(arms)]) + "\n"
@@ -40,33 +48,39 @@ def markdown(results_dir: str | Path) -> str:
 
 def _header(arms: list[dict[str, Any]], evaluations: str) -> tuple[str, ...]:
     base = ("base",) if _several_bases(arms) else ()
-    titles = ("FD to teacher", "seeds", "KID·1e3", "FD real", "acc.", "rel. MSE")
-    return ("method", *base, "steps", evaluations, *titles)
+    first, *rest = (_METRICS[name][0] if name in _METRICS else name for name in _shown(arms))
+    return ("method", *base, "steps", evaluations, first, "seeds", *rest)
+
+
+def _shown(arms: list[dict[str, Any]]) -> list[str]:
+    """The metrics of the table: those of :data:`_METRICS` that were measured, else the one that stands for quality."""
+    measured = {name for arm in arms for name in arm["metrics"]}
+    return [name for name in _METRICS if name in measured] or [leading(measured) or "fd_teacher"]
 
 
 def _several_bases(arms: list[dict[str, Any]]) -> bool:
     return len({arm["base"] for arm in arms}) > 1
 
 
-def _cells(arm: dict[str, Any], several: bool) -> tuple[str, ...]:
-    values = {name: line["value"] for name, line in arm["metrics"].items()}
-    kid, real, accuracy, mse = (values.get(name) for name in _METRICS)
-    fd, spread = "", ""
-    if line := arm["metrics"].get("fd_teacher"):
-        fd = f"{number(line['value'])} [{number(line['low'], 2)}, {number(line['high'], 2)}]"
-        spread = f"±{number(line['seed_std'], 2)} ({line['n_seeds']})" if line["n_seeds"] > 1 else "1"
-    return (
-        arm["label"],
-        *((arm["base"],) if several else ()),
-        str(arm["steps"]),
-        str(arm["nfe"]),
-        fd,
-        spread,
-        "" if kid is None else f"{1000 * kid:.2f}",
-        number(real),
-        "" if accuracy is None else f"{accuracy:.3f}",
-        number(mse, 2),
-    )
+def _value(metric: str, line: dict[str, Any] | None) -> str:
+    if line is None or line["value"] is None:
+        return ""
+    return _METRICS[metric][1](line["value"]) if metric in _METRICS else number(line["value"])
+
+
+def _cells(arm: dict[str, Any], shown: list[str], several: bool) -> tuple[str, ...]:
+    lines = [arm["metrics"].get(name) for name in shown]
+    first, *rest = (_value(name, line) for name, line in zip(shown, lines, strict=True))
+    spread = ""
+    if line := lines[0]:
+        scale = 1000 if shown[0].startswith("kid_") and shown[0] in _METRICS else 1
+        low, high, deviation = (
+            number(None if line[name] is None else scale * line[name], 2) for name in ("low", "high", "seed_std")
+        )
+        first += f" [{low}, {high}]"
+        spread = f"±{deviation} ({line['n_seeds']})" if line["n_seeds"] > 1 else "1"
+    base = (arm["base"],) if several else ()
+    return (arm["label"], *base, str(arm["steps"]), str(arm["nfe"]), first, spread, *rest)
 
 
 def _lines(row: tuple[str, ...], widths: list[int]) -> list[str]:
@@ -78,7 +92,7 @@ def _lines(row: tuple[str, ...], widths: list[int]) -> list[str]:
 
 def _legend(arms: list[dict[str, Any]]) -> str:
     names = {name: line["metric_name"] for arm in arms for name, line in arm["metrics"].items()}
-    shown = [names[name] for name in ("fd_teacher", *_METRICS) if name in names]
+    shown = [names[name] for name in _shown(arms) if name in names]
     return (
         f"In order: {'; '.join(shown)}. Brackets: interval over noise and prompts within one training seed. "
         "Seeds: standard deviation over training seeds (their number)."

@@ -55,7 +55,7 @@ class Repository(NamedTuple):
 
     def planned(self) -> dict[str, list[str]]:
         """What a run would do now: rule -> rows, from a dry run."""
-        text = self.run("--dry-run", "--quiet", "rules").stdout + self.run("--dry-run").stdout
+        text = self.run("--dry-run").stdout
         jobs: dict[str, list[str]] = {}
         for rule, block in re.findall(r"(?:local)?rule (\w+):\n((?:    .*\n)+)", text):
             row = re.search(r"wildcards: \w+=(\S+)", block)
