@@ -48,4 +48,4 @@ rule all:
 
 onsuccess:
     if Path("reports/report.html").exists():
-        shell("{PERFLOW} table && echo 'The report is reports/report.html; curves and grids: mlflow ui'")
+        shell("perflow table && echo 'The report is reports/report.html; curves and grids: mlflow ui'")

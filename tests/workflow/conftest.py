@@ -45,6 +45,12 @@ class Repository(NamedTuple):
         assert done.returncode == 0 or not check, done.stdout[-6000:]
         return done
 
+    def moved(self) -> Repository:
+        """Forget MLflow's database, whose artifact paths are absolute: a copy's first run makes a new one."""
+        (self.root / "mlflow.db").unlink(missing_ok=True)
+        shutil.rmtree(self.root / "mlruns", ignore_errors=True)
+        return self
+
     def environment(self) -> dict[str, str]:
         """This environment, with the copy's package in front."""
         return {

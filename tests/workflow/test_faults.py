@@ -8,6 +8,13 @@ import time
 
 import pytest
 
+
+@pytest.fixture
+def repository(repository):
+    """The copy, with an MLflow database of its own to come."""
+    return repository.moved()
+
+
 KILLS = [
     ("base", "results/bases/v", "base v · network"),
     ("cache", "results/pairs/v-path-k2", "rule cache"),

@@ -16,5 +16,5 @@ rule base:
     resources:
         gpu=GPU,
     shell:
-        "{PERFLOW} base --spec {input.spec:q} --dataset {input.dataset:q}"
+        "perflow base --spec {input.spec:q} --dataset {input.dataset:q}"
         " --out {output.model:q} --log {log:q}"

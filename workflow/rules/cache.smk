@@ -16,5 +16,5 @@ rule cache:
     resources:
         gpu=GPU,
     shell:
-        "{PERFLOW} cache --spec {input.spec:q} --teacher {input.teacher:q}"
+        "perflow cache --spec {input.spec:q} --teacher {input.teacher:q}"
         " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"

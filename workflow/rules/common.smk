@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from perflow import config as perflow_config
 from perflow.errors import PerflowError
 
 STUDY_FILE = ROOT / config.get("study", "params.yaml")
-PERFLOW = f"{shlex.quote(sys.executable)} -m perflow"
-GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))
+# The repository as seen from the study's home: relative, so that another place on the disk reruns nothing.
+HERE = Path(os.path.relpath(ROOT))
+GPU = int(shutil.which("nvidia-smi") is not None)
 
 try:
     STUDY = perflow_config.load(STUDY_FILE)
@@ -25,6 +27,10 @@ except PerflowError as error:
 # The ids of runs in a database that is gone say nothing: track makes them anew.
 if not (ROOT / "mlflow.db").exists():
     Path("results/runs.json").unlink(missing_ok=True)
+
+
+# `perflow` in a rule is the command of the interpreter that runs Snakemake, whatever PATH says.
+shell.prefix(f'perflow() (exec {shlex.quote(sys.executable)} -m perflow "$@"); set -euo pipefail; ')
 
 
 wildcard_constraints:

@@ -15,5 +15,5 @@ rule evaluate:
         "logs/evaluate/{model}.tsv"
     threads: 1
     shell:
-        "{PERFLOW} evaluate --spec {input.spec:q} --samples {input.samples:q} --teacher {input.teacher:q}"
+        "perflow evaluate --spec {input.spec:q} --samples {input.samples:q} --teacher {input.teacher:q}"
         " --dataset {input.dataset:q} --extractor {input.extractor:q} --out {output.metrics:q} --log {log:q}"

@@ -16,6 +16,6 @@ rule export:
     priority: 25
     threads: 1
     shell:
-        "{PERFLOW} export --spec {input.spec:q} --student-spec {input.student_spec:q}"
+        "perflow export --spec {input.spec:q} --student-spec {input.student_spec:q}"
         " --weights {input.weights:q} --base {input.base:q} --out {output.delta:q}"
         " --model {output.model:q} --log {log:q}"

@@ -15,5 +15,5 @@ rule extractor:
     resources:
         gpu=GPU,
     shell:
-        "{PERFLOW} extractor --spec {input.spec:q} --dataset {input.dataset:q}"
+        "perflow extractor --spec {input.spec:q} --dataset {input.dataset:q}"
         " --out {output.weights:q} --log {log:q}"

@@ -12,4 +12,4 @@ rule fetch:
     priority: 50
     threads: 1
     shell:
-        "{PERFLOW} fetch --spec {input.spec:q} --out {output.manifest:q} --log {log:q}"
+        "perflow fetch --spec {input.spec:q} --out {output.manifest:q} --log {log:q}"

@@ -8,7 +8,7 @@ rule collect:
         metrics=expand("results/metrics/{model}.json", model=STUDY.samples),
         costs=expand("results/metrics/{model}.cost.json", model=STUDY.samples),
         deltas=expand("results/students/{student}/delta.safetensors", student=STUDY.students),
-        published=ROOT / "workflow" / "report" / "published.json",
+        published=HERE / "workflow" / "report" / "published.json",
     output:
         tables=expand("results/tables/{table}.csv", table=TABLES),
         main=report("results/tables/main.csv", caption="../report/main.rst", category="Tables"),
@@ -23,7 +23,7 @@ rule collect:
         "logs/collect.tsv"
     threads: 1
     shell:
-        "{PERFLOW} collect --published {input.published:q} 2> {log:q} || (cat {log:q} >&2; exit 1)"
+        "perflow collect --published {input.published:q} 2> {log:q} || (cat {log:q} >&2; exit 1)"
 
 
 rule track:
@@ -38,10 +38,10 @@ rule track:
         "logs/track.tsv"
     threads: 1
     params:
-        database=str(ROOT / "mlflow.db"),
-        artifacts=str(ROOT / "mlruns"),
+        database=str(HERE / "mlflow.db"),
+        artifacts=str(HERE / "mlruns"),
     shell:
-        "{PERFLOW} track --database {params.database:q} --artifacts {params.artifacts:q}"
+        "perflow track --database {params.database:q} --artifacts {params.artifacts:q}"
         " 2> {log:q} || (cat {log:q} >&2; exit 1)"
 
 
@@ -51,8 +51,8 @@ rule report:
         tables=rules.collect.output,
         # The page names the runs; after a clone and a pull the runs are new, and the page stays as it is.
         runs=ancient("results/runs.json"),
-        notebook=ROOT / "notebooks" / "report.ipynb",
-        published=ROOT / "workflow" / "report" / "published.json",
+        notebook=HERE / "notebooks" / "report.ipynb",
+        published=HERE / "workflow" / "report" / "published.json",
     output:
         notebook="reports/report.ipynb",
         page=report("reports/report.html", caption="../report/report.rst", category="Report"),
@@ -62,8 +62,8 @@ rule report:
         "logs/report.tsv"
     threads: 1
     params:
-        database=str(ROOT / "mlflow.db"),
+        database=str(HERE / "mlflow.db"),
     shell:
-        "{PERFLOW} report --notebook {input.notebook:q} --published {input.published:q}"
+        "perflow report --notebook {input.notebook:q} --published {input.published:q}"
         " --out {output.page:q} --database {params.database:q}"
         " 2> {log:q} || (cat {log:q} >&2; exit 1)"

@@ -17,5 +17,5 @@ rule sample:
     resources:
         gpu=GPU,
     shell:
-        "{PERFLOW} sample --spec {input.spec:q} --model {input.model:q} --teacher {input.teacher:q}"
+        "perflow sample --spec {input.spec:q} --model {input.model:q} --teacher {input.teacher:q}"
         " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"

@@ -17,5 +17,5 @@ rule train:
     resources:
         gpu=GPU,
     shell:
-        "{PERFLOW} train --spec {input.spec:q} --base {input.base:q} --pairs {input.pairs:q}"
+        "perflow train --spec {input.spec:q} --base {input.base:q} --pairs {input.pairs:q}"
         " --out {output.weights:q} --log {log:q}"
