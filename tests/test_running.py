@@ -85,6 +85,7 @@ def test_light_verbs_import_no_torch(root):
     code = "import sys, perflow, perflow.cli, perflow.config; print('torch' in sys.modules or 'mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
-    code = "import sys; from perflow import config; config.plan(config.load(sys.argv[1])); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, str(root / "params.yaml")], cwd=root, capture_output=True, text=True, check=True)
+    code = "import sys; from perflow import config;config.plan(config.load(sys.argv[1])); print('torch' in sys.modules)"
+    arguments = [sys.executable, "-c", code, str(root / "params.yaml")]
+    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
