@@ -1,5 +1,5 @@
 # make reproduce   the study of params.yaml, from nothing to reports/report.html
-# make demo        a tiny study through every rule, in about a minute
+# make demo        a tiny study through every rule, in about two minutes
 # make test        linters, contracts and tests
 # make study STUDY=workflow/studies/tiny.yaml    any other study, in studies/<name>/
 # make record      the study, then `dvc commit` of what it made
