@@ -11,9 +11,22 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def _taken(lock: TextIO) -> bool:
+    """Whether the lock is ours within a few seconds: a killed Snakemake takes a moment to be gone."""
+    for _ in range(50):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(0.1)
+    return False
 
 
 def main() -> int:
@@ -30,9 +43,7 @@ def main() -> int:
         "--config", f"study={study}", "--cores", arguments.cores, *rest,
     ]  # fmt: skip
     with open(home / ".perflow.lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _taken(lock):
             lock.seek(0)
             sys.exit(f"perflow: {home} is at work in process {lock.read().strip() or '?'}; wait for it or stop it")
         # Snakemake inherits the lock, so it holds as long as either lives. A process id left in the file is that of
