@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -137,11 +138,11 @@ print(json.dumps({"experiments": [e.name for e in experiments if e.name != "Defa
     assert set(runs()["runs"]) == set(first["runs"])
 
 
-def test_the_linter_has_one_accepted_remark(root, reference):
+def test_the_linter_has_one_accepted_remark(root):
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--lint", "--cores", "1"],
         cwd=root,
-        env=reference.environment(),
+        env={**os.environ, "PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
