@@ -7,3 +7,6 @@ side of an ODE), solvers (integrate a base) and piecewise (a student's flow).
 
 SOLVER_CALLS = {"ddim": 1, "dpmpp_2m": 1, "heun": 2}
 """The teacher's solvers (``solvers.SOLVERS``) and what a step of each calls; known without torch."""
+
+WINDOW = "window"
+"""The solver of a student on its own windows."""

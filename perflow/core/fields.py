@@ -6,11 +6,12 @@ guidance already inside (see ``guidance.guided``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
+from perflow.core.grid import WindowStep
 from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.prediction import to_epsilon
 from perflow.core.schedule import Schedule
@@ -35,6 +36,14 @@ def student_field(network: Denoiser, flow: PiecewiseFlow) -> Callable[[Tensor, i
         return flow.output(network(x, _timesteps(flow.timestep(k, u), x)), x, k, u)
 
     return field
+
+
+def follow(network: Denoiser, flow: PiecewiseFlow, x: Tensor, steps: Iterable[WindowStep]) -> Tensor:
+    """Take x [B, ...] along ``steps`` of a student's flow, one call of the network each."""
+    says = student_field(network, flow)
+    for k, u_from, u_to in steps:
+        x = flow.step(x, says(x, k, u_from), k, u_from, u_to)
+    return x
 
 
 def _timesteps(index: Tensor, x: Tensor) -> Tensor:

@@ -34,6 +34,11 @@ class Ends(NamedTuple):
     sigma_e: Tensor
     length: Tensor
 
+    @property
+    def det(self) -> Tensor:
+        """alpha_s sigma_e - alpha_e sigma_s < 0, the sine of the angle from start to end."""
+        return self.alpha_s * self.sigma_e - self.alpha_e * self.sigma_s
+
 
 def _straight(ends: Ends, alpha: Tensor, sigma: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Linear in time (PeRFlow, arXiv 2405.07510, eq. 3)."""
@@ -46,10 +51,9 @@ def _diffusion(ends: Ends, alpha: Tensor, sigma: Tensor, u: Tensor) -> tuple[Ten
     (a, b) solve [alpha_t; sigma_t] = a [alpha_s; sigma_s] + b [alpha_e; sigma_e] by Cramer's rule, which
     stays finite at alpha_s = 0.
     """
-    det = ends.alpha_s * ends.sigma_e - ends.alpha_e * ends.sigma_s
     return (
-        (alpha * ends.sigma_e - ends.alpha_e * sigma) / det,
-        (ends.alpha_s * sigma - alpha * ends.sigma_s) / det,
+        (alpha * ends.sigma_e - ends.alpha_e * sigma) / ends.det,
+        (ends.alpha_s * sigma - alpha * ends.sigma_s) / ends.det,
     )
 
 
@@ -61,10 +65,9 @@ def _velocity(ends: Ends) -> tuple[Tensor, Tensor]:
 def _ddim_eps(ends: Ends) -> tuple[Tensor, Tensor]:
     """x_e = λ x_s + η y, λ = sqrt(ᾱ_e/ᾱ_s), η = σ_e - λ σ_s (PeRFlow eq. 8): y is DDIM's epsilon.
 
-    p = -λ/η and q = 1/η, both multiplied through by alpha_s.
+    p = -λ/η and q = 1/η, both multiplied through by alpha_s: det = α_s η.
     """
-    scaled = ends.alpha_s * ends.sigma_e - ends.alpha_e * ends.sigma_s  # α_s η
-    return -ends.alpha_e / scaled, ends.alpha_s / scaled
+    return -ends.alpha_e / ends.det, ends.alpha_s / ends.det
 
 
 def _diff_eps(ends: Ends) -> tuple[Tensor, Tensor]:
@@ -74,9 +77,20 @@ def _diff_eps(ends: Ends) -> tuple[Tensor, Tensor]:
     return 1 / root, -gamma / root
 
 
-PATHS: dict[str, Callable[[Ends, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-    "straight": _straight,
-    "diffusion": _diffusion,
+class Path(NamedTuple):
+    """A path from start to end: where it is, and how it turns."""
+
+    at: Callable[[Ends, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    """(ends, alpha, sigma, u) -> (a, b)"""
+    turn: Callable[[Ends, Tensor], Tensor]
+    """(ends, dφ/dt of the schedule) -> a db/dt - b da/dt"""
+
+
+PATHS: dict[str, Path] = {
+    "straight": Path(_straight, lambda ends, turn: 1 / ends.length),
+    "diffusion": Path(
+        _diffusion, lambda ends, turn: turn / (ends.alpha_s * ends.sigma_e - ends.alpha_e * ends.sigma_s)
+    ),
 }
 WINDOW_PREDICTIONS: dict[str, Callable[[Ends], tuple[Tensor, Tensor]]] = {
     "ddim_eps": _ddim_eps,
@@ -156,13 +170,32 @@ class PiecewiseFlow:
         weight = self._meanings[1] ** -2
         return (weight / weight.mean())[torch.as_tensor(k, device="cpu")].float()
 
+    def velocity_weight(self, k: int | Tensor, u: float | Tensor) -> Tensor:
+        """(∂v/∂y)² with mean 1 over windows and positions: makes a squared error of y one of dx/dt; fp32 on CPU.
+
+        On the straight path with an eps prediction it is (η/D)², D = (1-u) + λu, of a window's length (PeRFlow eq. 6).
+        """
+        return (self._velocity_gain(k, u) ** 2 / self._mean_velocity_gain).float()
+
+    def _velocity_gain(self, k: int | Tensor, u: float | Tensor) -> Tensor:
+        """What an error of y at a position does to the velocity dx/dt there; fp64 on CPU."""
+        (a, b), (p, q) = self._path(k, u), self._meaning(k)
+        ends = Ends(*(value[torch.as_tensor(k, device="cpu")] for value in self._ends))
+        return PATHS[self.path].turn(ends, self.schedule.turn(self.time(k, u))) / (a * q - b * p)
+
+    @cached_property
+    def _mean_velocity_gain(self) -> Tensor:
+        k = torch.arange(len(self.windows))[:, None]
+        u = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+        return (self._velocity_gain(k, u) ** 2).mean()
+
     def _path(self, k: int | Tensor, u: float | Tensor) -> tuple[Tensor, Tensor]:
         """(a, b) at a position; fp64 on CPU."""
         u = torch.as_tensor(u, dtype=torch.float64, device="cpu")
         k = torch.as_tensor(k, device="cpu")
         t = self.time(k, u)
         ends = Ends(*(value[k] for value in self._ends))
-        return PATHS[self.path](ends, self.schedule.alpha(t), self.schedule.sigma(t), u)
+        return PATHS[self.path].at(ends, self.schedule.alpha(t), self.schedule.sigma(t), u)
 
     def _meaning(self, k: int | Tensor) -> tuple[Tensor, Tensor]:
         """(p, q) of a window; fp64 on CPU."""

@@ -65,6 +65,18 @@ class Schedule:
         """Scale of the noise in x_t, in (0, 1]; fp64."""
         return torch.sigmoid(-2 * self.log_snr(t)).sqrt()
 
+    def turn(self, t: float | Tensor) -> Tensor:
+        """dφ/dt >= 0 where alpha = cos φ and sigma = sin φ, on the side of smaller t; fp64.
+
+        At an edge between integer indices it belongs to the interval that a falling t enters; below t = 1/T,
+        where the schedule stands still, it is 0.
+        """
+        high = (self.index(t) - 1e-9).ceil().long().clamp(min=0)
+        low = (high - 1).clamp(min=0)
+        slope = len(self) * (self._log_snr[high] - self._log_snr[low])
+        towards_zero = len(self) * self.alphas_cumprod[low].sqrt() / self.sigma(t)  # there alpha falls linearly
+        return torch.where(self._log_snr[high].isinf(), towards_zero, -self.alpha(t) * self.sigma(t) * slope)
+
     @cached_property
     def _log_snr(self) -> Tensor:
         return self._log_snr_of(self.alphas_cumprod.sqrt())

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from perflow.core.grid import WindowStep, lay
 from perflow.errors import PerflowError
-
-
-class WindowStep(NamedTuple):
-    """One sampling step: in window ``k``, from position ``u_from`` to ``u_to`` (0 = start, 1 = end)."""
-
-    k: int
-    u_from: float
-    u_to: float
 
 
 @dataclass(frozen=True)
@@ -62,19 +54,8 @@ class Windows:
         return (1 - u) * self.start(k) + u * self.end(k)
 
     def steps(self, count: int) -> list[WindowStep]:
-        """``count`` sampling steps: N // K a window, the N mod K extra in the noisiest (PeRFlow §3).
-
-        PerflowError if there are fewer steps than windows: a straight piece cannot be crossed together
-        with the next one.
-        """
-        if count < len(self):
-            raise PerflowError(f"steps: {count} are too few, {len(self)} windows need at least {len(self)}")
-        each, extra = divmod(count, len(self))
-        return [
-            WindowStep(k, j / n, (j + 1) / n)
-            for k, n in enumerate(each + (k < extra) for k in range(len(self)))
-            for j in range(n)
-        ]
+        """``count`` sampling steps, as ``grid.lay`` lays them; PerflowError if there are fewer than windows."""
+        return lay(len(self), count)
 
     @cached_property
     def _edges(self) -> Tensor:

@@ -1,9 +1,7 @@
 """How a student learns from window pairs: one frozen dataclass a method, which is its configuration.
 
 A method's module is importable without torch, so that parsing a study needs none. It has one function,
-``loss(student, target, pairs, rng) -> scalar tensor``, where ``student`` and ``target`` (its EMA copy)
-are :class:`perflow.core.learner.Learner`, ``pairs`` is a batch of window pairs and ``rng`` a CPU
-generator that is a function of (seed, step).
+``loss(student, target, pairs, rng) -> scalar tensor``; see :class:`perflow.methods.method.Method`.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from typing import Any
 
 METHODS = {
     "piecewise_reflow": "perflow.methods.piecewise_reflow:PiecewiseReflow",
+    "consistency": "perflow.methods.consistency:Consistency",
     "distill": "perflow.methods.distill:Distill",
 }
 

@@ -6,15 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor
 
 from perflow.core.schedule import Schedule
 
 torch.set_num_threads(1)
-# The same examples every time, and no clock: a busy machine must not fail a law.
-settings.register_profile("perflow", deadline=None, derandomize=True)
-settings.load_profile("perflow")
 
 
 @dataclass(frozen=True)

@@ -263,3 +263,37 @@ def test_unknown_names_list_the_known(field, known):
 def test_a_window_within_one_timestep_is_refused():
     with pytest.raises(PerflowError, match=r"\[0\.0005, 0\.0\] is less than a timestep"):
         PiecewiseFlow(SD, Windows((1, 0.5, 0.0005, 0)))
+
+
+@given(flows, st.floats(0, 0.99))
+@settings(max_examples=150)
+def test_velocity_weight_turns_an_error_of_y_into_one_of_the_velocity(flow, u):
+    """By a short step: the velocities of two answers differ by ∂v/∂y times their difference."""
+    start, end, k = ends(flow)
+    x, y = flow.interpolate(start, end, k, torch.full((len(k),), u, dtype=torch.float64)), flow.target(start, end, k)
+    h = 1e-7
+    apart = flow.step(x, y + 1, k, u, u + h) - flow.step(x, y, k, u, u + h)
+    gain = (apart.mean((1, 2)) / (h * (flow.windows.end(k) - flow.windows.start(k)))) ** 2
+    weight = flow.velocity_weight(k, u).double()
+    # below t = 1/T nothing moves on the diffusion path; a step that begins within h of there says little
+    sure = (flow.time(k, u) * 1000 - 1).abs() > 1e-3
+    torch.testing.assert_close((weight / weight.max())[sure], (gain / gain.max())[sure], rtol=1e-3, atol=1e-6)
+
+
+@given(flows)
+@settings(max_examples=30)
+def test_velocity_weight_has_mean_one_over_windows_and_positions(flow):
+    k = torch.arange(len(flow.windows))[:, None]
+    u = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert flow.velocity_weight(k, u).mean().item() == pytest.approx(1, rel=0.05)
+
+
+def test_velocity_weight_is_the_papers_on_its_path_and_none_for_velocities():
+    """(η/D)² with D = (1-u) + λu: PeRFlow eq. 6."""
+    flow, u = PiecewiseFlow(SD, Windows.equal(4), "straight", "ddim_eps"), torch.linspace(0, 0.9, 7)
+    lam, eta = 3.4858, -2.5064  # of the first window
+    want = (eta / ((1 - u) + lam * u)) ** 2
+    got = flow.velocity_weight(torch.tensor(0), u)
+    torch.testing.assert_close(got / got[0], want / want[0], rtol=1e-4, atol=1e-6)
+    velocity = PiecewiseFlow(SD, Windows.equal(4), "straight", "velocity")
+    torch.testing.assert_close(velocity.velocity_weight(torch.tensor(2), u), torch.ones(7))

@@ -71,3 +71,23 @@ def test_zero_terminal_snr(schedule):
 def test_a_table_that_is_no_schedule_is_refused(table):
     with pytest.raises(PerflowError, match="alphas_cumprod"):
         Schedule(torch.tensor(table))
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_turn_is_the_rate_of_the_angle_towards_smaller_times(zero):
+    schedule = Schedule.scaled_linear()
+    if zero:
+        schedule = Schedule(torch.cat([schedule.alphas_cumprod[:-1], torch.zeros(1, dtype=torch.float64)]))
+    t = torch.cat(
+        [
+            torch.tensor([1.0, 0.5, 0.9995, 0.0012], dtype=torch.float64),
+            torch.rand(40, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+        ]
+    )
+
+    def angle(t):
+        return torch.atan2(schedule.sigma(t), schedule.alpha(t))
+
+    h = 1e-8
+    torch.testing.assert_close(schedule.turn(t), (angle(t) - angle(t - h)) / h, rtol=1e-4, atol=1e-4)
+    assert schedule.turn(torch.tensor([0.0, 0.0004, 0.001], dtype=torch.float64)).tolist() == [0, 0, 0]

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perflow.core.windows import Windows, WindowStep
+from perflow.core.grid import WindowStep
+from perflow.core.windows import Windows
 from perflow.errors import PerflowError
 
 

@@ -1,0 +1,25 @@
+"""What every method has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from perflow.core.learner import Learner
+    from perflow.pairs import PairBatch
+
+
+class Method(Protocol):
+    """How a student learns from window pairs; a subclass is a frozen dataclass whose fields are its options."""
+
+    passes: ClassVar[int] = 1
+    """How often a training step asks the network, or its EMA copy, about each pair."""
+    needs: ClassVar[dict[str, str]] = {}
+    """Values that fields of the student's row must have, such as ``{"prediction": "ddim_eps"}``."""
+
+    def loss(self, student: Learner, target: Learner, pairs: PairBatch, rng: torch.Generator) -> torch.Tensor:
+        """A scalar. ``target`` is the student's EMA copy, which takes no gradient; ``rng`` is on the CPU and a
+        function of (seed, step)."""
+        ...
