@@ -3,7 +3,9 @@
 ``METRICS`` maps a metric's name in params.yaml to its function as ``module:function``; resolve it with
 ``pkgutil.resolve_name``. Every metric takes one ``perflow.metrics.trial.Trial`` and returns one
 ``perflow.metrics.intervals.Estimate``, so another metric is one function and one line here.
-``EXTRACTOR`` is the feature network they are computed with. Importing this package imports no torch.
+``EXTRACTORS`` maps the kind of a feature network to the function that makes one from its tensors and its
+``architecture()``: an object with ``values`` (attribute -> values it tells apart) and ``observe`` (images ->
+features and labels). Importing this package imports no torch.
 """
 
 METRICS = {
@@ -13,9 +15,26 @@ METRICS = {
     "kid_real": "perflow.metrics.distance:kid_real",
     "precision": "perflow.metrics.diversity:precision",
     "recall": "perflow.metrics.diversity:recall",
+    "density": "perflow.metrics.diversity:density",
+    "coverage": "perflow.metrics.diversity:coverage",
     "diversity": "perflow.metrics.diversity:diversity",
+    "vendi": "perflow.metrics.diversity:vendi",
     "prompt_accuracy": "perflow.metrics.alignment:prompt_accuracy",
     "teacher_mse": "perflow.metrics.flow:teacher_mse",
 }
 
-EXTRACTOR = "perflow.metrics.features:Extractor"
+NEEDS = {
+    "diversity": ("prompts",),
+    "vendi": ("prompts",),
+    "prompt_accuracy": ("prompts", "attributes"),
+    "teacher_mse": ("latents",),
+}
+"""What a metric needs beside features: each image's prompt, an extractor that reads its attributes, latents."""
+
+CLASSIFIER = "classifier"
+"""The kind that is trained on the study's own data, and the only one that reads its attributes."""
+
+EXTRACTORS = {
+    CLASSIFIER: "perflow.metrics.features:restore",
+    "squeezenet": "perflow.metrics.squeezenet:restore",
+}

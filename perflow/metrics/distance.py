@@ -117,18 +117,20 @@ def kernel_distance(samples: Images, reference: Images) -> Estimate:
 @functools.lru_cache(maxsize=8)
 def _within(images: Images) -> np.ndarray:
     """Mean kernel of two independent images of a set: [1 + G] of all, then without each group; or [1]."""
-    values, count = kernel(images.features, images.features), len(images.features)
+    values, counts = kernel(images.features, images.features), _counts(images)
+    total = _without_groups(values, images.groups, images.groups)
     if images.prompts is None:
-        return np.array([(values.sum() - values.trace()) / (count * (count - 1))])
+        own = values.diagonal()
+        total -= own.sum() if images.groups is None else left_out(group_sums(own, images.groups))
+        return total / (counts * (counts - 1))
     members = [np.flatnonzero(images.prompts == prompt) for prompt in np.unique(images.prompts)]
     sizes = np.array([len(chosen) for chosen in members])
     blocks = np.array([values[np.ix_(chosen, chosen)].sum() for chosen in members])
     diagonals = np.array([values[chosen, chosen].sum() for chosen in members])
     others = np.divide(sizes, sizes - 1, out=np.full(len(sizes), np.nan), where=sizes > 1)
     excess = blocks - others * (blocks - diagonals)
-    total = _without_groups(values, images.groups, images.groups)
     total -= left_out(group_sums(excess, images.groups[[chosen[0] for chosen in members]]))
-    return total / np.square(_counts(images))
+    return total / np.square(counts)
 
 
 def _across(a: Images, b: Images) -> np.ndarray:

@@ -12,6 +12,8 @@ enter the variance). The percentile bootstrap is not used: resampling repeats it
 moves Fréchet distances and nearest neighbours far from their value, and its intervals miss it.
 Near zero, where a distance between equal distributions has no first-order term, the jackknife
 overstates the variance (Efron & Stein, 1981), so intervals there are too wide rather than too narrow.
+So are those of shares of nearest-neighbour balls (precision, recall, density, coverage), which are no smooth
+function of the items: of 95 % intervals 99 % hold the expectation.
 """
 
 from __future__ import annotations

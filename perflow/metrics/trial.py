@@ -16,7 +16,7 @@ class Images:
     """
 
     features: np.ndarray
-    """[N, D] float64, standardised."""
+    """[N, D] float64, as the extractor gives them."""
     predicted: Mapping[str, np.ndarray]
     """Labels [N] the extractor reads, by attribute."""
     latents: np.ndarray | None = None
@@ -24,7 +24,7 @@ class Images:
     prompts: np.ndarray | None = None
     """Index [N] of each item's prompt, or None where items are independent."""
     groups: np.ndarray | None = None
-    """Jackknife group [N] of each item; whole prompts share one. None: nothing is ever left out."""
+    """Jackknife group [N] of each item; the items of a prompt share one. None: nothing is ever left out."""
 
 
 @dataclass(frozen=True, eq=False)

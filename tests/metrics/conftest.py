@@ -9,11 +9,12 @@ from perflow.metrics.intervals import deal
 from perflow.metrics.trial import Images
 
 
-def image_set(features: np.ndarray, per_prompt: int | None = None, groups: int = 4, **rest) -> Images:
-    """Features [N, D] as a set: of prompts with ``per_prompt`` items each, or of independent images."""
+def image_set(features: np.ndarray, per_prompt: int | None = None, groups: int | np.ndarray = 4, **rest) -> Images:
+    """Features [N, D] as a set: of prompts with ``per_prompt`` items each, or of independent images, which are left
+    out only where ``groups`` [N] are given."""
     predicted = rest.pop("predicted", {"digit": np.zeros(len(features), dtype=int)})
     if per_prompt is None:
-        return Images(features, predicted, **rest)
+        return Images(features, predicted, groups=groups if isinstance(groups, np.ndarray) else None, **rest)
     prompts = np.arange(len(features)) // per_prompt
     return Images(features, predicted, prompts=prompts, groups=deal(prompts, groups), **rest)
 

@@ -123,6 +123,22 @@ def test_replicates_leave_prompts_out_of_the_samples_and_the_teacher_but_not_of_
         assert replicate == pytest.approx(metric(reduced).value, rel=1e-9)
 
 
+def test_independent_images_are_left_out_group_by_group_against_prompts(rng):
+    """Images whose prompts are unknown, beside the teacher's: each replicate is the distance of what is left."""
+    features, groups = rng.standard_normal((30, 5)) + 0.2, np.arange(30) % 4
+    samples = image_set(features, groups=groups)
+    teacher = image_set(rng.standard_normal((44, 5)), per_prompt=2)
+    for metric in (distance.fd_teacher, distance.kid_teacher):
+        found = metric(trial(samples, teacher, teacher))
+        for group, replicate in enumerate(found.replicates):
+            kept = features[groups != group]
+            left = image_set(kept, groups=np.arange(len(kept)) % 2), without(teacher, group)
+            assert replicate == pytest.approx(metric(trial(*left, teacher)).value, rel=1e-9)
+    x, y = features, teacher.features[:30]
+    dealt = kernel_distance(*(image_set(part, groups=groups) for part in (x, y)))
+    assert dealt.value == pytest.approx(kernel_distance(image_set(x), image_set(y)).value, rel=1e-9)
+
+
 @pytest.mark.parametrize("name", ["fd", "kid"])
 def test_the_teacher_is_the_one_from_other_noise(name, rng):
     samples = image_set(rng.standard_normal((40, 5)), per_prompt=2)

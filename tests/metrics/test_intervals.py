@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perflow.metrics import distance
+from perflow.metrics import distance, diversity
 from perflow.metrics.intervals import deal, holm, interval, ratio
+from perflow.metrics.trial import Trial
 from tests.metrics.conftest import image_set
 
 REPEATS = 400
 
 
-def coverage(draw, truth=None):
+def coverage(draw, truth=None, repeats=REPEATS):
     """Share of 95 % intervals that hold ``truth``, or the mean of the estimates."""
-    found = [draw() for _ in range(REPEATS)]
+    found = [draw() for _ in range(repeats)]
     truth = np.mean([one.value for one in found]) if truth is None else truth
     bounds = [interval(one, 0.95) for one in found]
     return np.mean([one.low <= truth <= one.high for one in bounds])
@@ -49,6 +50,23 @@ def test_coverage_of_distances_to_fixed_images_is_nominal(metric, rng):
 @pytest.mark.parametrize("metric", [distance._frechet, distance.kernel_distance])
 def test_intervals_of_equal_distributions_are_not_too_narrow(metric, rng):
     assert coverage(lambda: metric(gaussian(rng), gaussian(rng))) >= 0.93
+
+
+def unlike(rng):
+    """A model and its teacher, whose images of a prompt resemble each other."""
+    centres = 0.8 * rng.standard_normal((60, 6)).repeat(4, 0)
+    samples, teacher = gaussian(rng, 0.3, 1.15, centres), gaussian(rng, centres=centres)
+    return Trial(samples, samples, teacher, samples, {"digit": np.full(240, -1)})
+
+
+def test_coverage_of_the_vendi_score_is_nominal(rng):
+    assert nominal(coverage(lambda: diversity.vendi(unlike(rng))))
+
+
+@pytest.mark.parametrize("metric", [diversity.density, diversity.coverage])
+def test_intervals_from_nearest_neighbours_are_not_too_narrow(metric, rng):
+    """They are too wide: without a group all balls grow."""
+    assert coverage(lambda: metric(unlike(rng)), repeats=100) >= 0.93
 
 
 def test_coverage_of_a_mean_needs_whole_prompts(rng):

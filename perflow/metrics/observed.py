@@ -1,0 +1,118 @@
+"""Samples on disk as metrics see them: a manifest, its files, checked first, and the feature network."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from perflow import artifacts
+from perflow.datasets import store
+from perflow.errors import PerflowError
+from perflow.metrics import EXTRACTORS, METRICS, intervals
+from perflow.metrics.trial import Images, Trial
+
+TEACHER, INDEPENDENT = "teacher", "teacher-2"
+"""The base's trials that stand for the teacher: with the noise of every trial, and with other noise."""
+
+
+class Network(Protocol):
+    """A feature network of any kind."""
+
+    values: Mapping[str, Sequence[str]]
+    """Attribute -> the values it tells apart; empty if it reads none."""
+
+    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """uint8 images [N, H, W, 3] to features, float64 [N, D], and labels [N] by attribute."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A samples manifest and the files beside it."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Drawn:
+        """PerflowError naming ``path`` if it is no manifest of samples."""
+        what = "a manifest of samples"
+        content = artifacts.read_object(path, what, model=str, prompts=list, per_prompt=int, trials=dict)
+        for entry in content["trials"].values():
+            if not isinstance(entry, dict):
+                raise PerflowError(f"{path}: not {what}; delete it and run again")
+            artifacts.has(entry, path, what, solver=str, steps=int, nfe=int, guidance=int | float | list, stream=int)
+        if not all(isinstance(prompt, dict) and "text" in prompt for prompt in content["prompts"]):
+            raise PerflowError(f"{path}: not {what} (a prompt has no text); delete it and run again")
+        return cls(path, artifacts.has(content, path, what, flow=dict | None))
+
+    @property
+    def trials(self) -> dict[str, dict[str, Any]]:
+        """Trials by name, as the manifest describes them."""
+        return self.content["trials"]
+
+    @property
+    def prompts(self) -> np.ndarray:
+        """Index [N] of each item's prompt."""
+        return np.arange(len(self.content["prompts"])).repeat(self.content["per_prompt"])
+
+    def observe(self, trial: str, network: Network, groups: np.ndarray) -> Images:
+        """A trial's N samples as the extractor sees them, with their latents; ``groups`` [N]."""
+        entry = self.trials[trial]
+        archive = artifacts.read_archive(artifacts.beside(self.path, entry.get("images")))
+        latents = artifacts.tensors_beside(self.path, entry.get("latents"), "latents")["latents"].numpy()
+        if not len(archive) == len(latents) == len(self.prompts):
+            raise PerflowError(
+                f"{self.path}: trial '{trial}' has {len(archive)} images and {len(latents)} latents for"
+                f" {len(self.prompts)} items of its prompts; delete {self.path} and run again"
+            )
+        pixels = np.stack([store.decode(data) for data in archive.values()])
+        return Images(*network.observe(pixels), latents, self.prompts, groups)
+
+
+def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
+    """The feature network in ``path``, and how results name it; PerflowError if it is none, or altered."""
+    tensors, header = artifacts.read_tensors(path)
+    if header.get("kind") not in EXTRACTORS:
+        raise PerflowError(f"{path}: not an extractor; one is made with perflow extractor")
+    about = {key: header[key] for key in ("accuracy", "weights") if key in header}
+    network = pkgutil.resolve_name(EXTRACTORS[header["kind"]])(tensors, header["architecture"])
+    return network, {"name": name, "sha256": artifacts.sha256_file(path)} | about
+
+
+def labels_wanted(drawn: Drawn, values: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """Labels [N] that the prompts specify, by the extractor's attributes; -1 where a prompt says nothing.
+
+    None for an extractor that reads no attributes; PerflowError for a value that one does not know.
+    """
+    if not values:
+        return {}
+    prompts = drawn.content["prompts"]
+    wanted = {name: np.full(len(prompts), -1) for name in values}
+    for number, prompt in enumerate(prompts):
+        for name, value in prompt.items():
+            if name == "text" or value is None:
+                continue
+            if value not in values.get(name, ()):
+                known = ", ".join(values.get(name, values))
+                raise PerflowError(
+                    f"{drawn.path}: prompt '{prompt['text']}' asks for {name} '{value}', which the extractor"
+                    f" does not know; it knows {known}"
+                )
+            wanted[name][number] = values[name].index(value)
+    return {name: labels.repeat(drawn.content["per_prompt"]) for name, labels in wanted.items()}
+
+
+def measured(trial: Trial, metrics: Iterable[str], confidence: float) -> dict[str, dict[str, Any]]:
+    """Value, ends of the interval and replicates of each metric; one that is undefined here is left out."""
+    found = {}
+    for name in metrics:
+        estimate = pkgutil.resolve_name(METRICS[name])(trial)
+        if np.isfinite(estimate.value) and np.isfinite(estimate.replicates).all():
+            bounds = intervals.interval(estimate, confidence)._asdict()
+            found[name] = bounds | {"replicates": estimate.replicates.tolist()}
+    return found

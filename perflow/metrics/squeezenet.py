@@ -1,0 +1,81 @@
+"""SqueezeNet 1.0 as a feature network, with weights trained on ImageNet by others.
+
+(Iandola et al., arXiv 1602.07360.) Distances in its features are named after the entry of params.yaml that
+holds it, such as FD-SqueezeNet; they compare with no other network's, FID's Inception included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from perflow.core.chunks import chunked
+from perflow.errors import PerflowError
+
+DIMENSIONS = 512
+SIDE = 227
+MEAN = (104.0, 117.0, 123.0)
+"""Of blue, green and red, which the network reads in this order."""
+_CHUNK = 32
+
+
+class SqueezeNet(nn.Module):
+    """The convolutions, whose output is averaged over positions to 512 features; no classifier.
+
+    Images of any size are resized to 227 x 227 (bilinear, antialiased) and read as Caffe does: blue, green, red
+    from 0 to 255, less ``MEAN``.
+    """
+
+    def __init__(self) -> None:
+        from torchvision.models import squeezenet1_0
+
+        super().__init__()
+        self.values: dict[str, list[str]] = {}
+        """It reads no attribute of the study's data."""
+        self.features = squeezenet1_0(weights=None).features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] to float32 [B, 512], none below 0."""
+        wide = functional.interpolate(
+            images.permute(0, 3, 1, 2).float(), (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True
+        )
+        return self.features(wide.flip(1) - wide.new_tensor(MEAN)[:, None, None]).mean((2, 3))
+
+    @torch.no_grad()
+    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """uint8 images [N, H, W, 3] to features as they are, float64 [N, 512], and no labels.
+
+        Computed in padded chunks of one size, so a row does not depend on how many there are.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise PerflowError(f"SqueezeNet: images are {images.dtype} {images.shape[1:]}, it reads uint8 (H, W, 3)")
+        return chunked(self, _CHUNK, torch.from_numpy(images)).double().numpy(), {}
+
+    def architecture(self) -> dict[str, Any]:
+        """What ``restore`` needs beside the tensors: nothing."""
+        return {}
+
+
+def restore(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> SqueezeNet:
+    """SqueezeNet 1.0 from tensors under torchvision's names, those of its classifier aside, ready to observe.
+
+    PerflowError naming the first tensor that is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        network = SqueezeNet(**architecture)
+    wanted = network.state_dict()
+    given = {name: tensor.float() for name, tensor in tensors.items() if not name.startswith("classifier.")}
+    for name in sorted(wanted.keys() ^ given.keys()):
+        problem = "no tensor" if name in wanted else "an unknown tensor"
+        raise PerflowError(f"not SqueezeNet 1.0 under torchvision's names: {problem} '{name}'")
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name].shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
+            raise PerflowError(f"not SqueezeNet 1.0 under torchvision's names: '{name}' is {shapes}")
+    network.load_state_dict(given, assign=True)
+    return network.eval().requires_grad_(False)
