@@ -19,7 +19,7 @@ Tensors = Mapping[str, Tensor]
 
 def subtract(student: Tensors, base: Tensors) -> dict[str, Tensor]:
     """student - base, tensor by tensor, in fp32."""
-    _same_shapes("student", student, base)
+    check_shapes("student", student, base)
     return {name: student[name].float() - base[name].float() for name in base}
 
 
@@ -29,23 +29,30 @@ def add(
     """base + delta in fp32, in the base's dtypes.
 
     PerflowError if names or shapes differ, always; and if the base is not the one the delta was made
-    from (by hash of tensor content), unless ``other_base``.
+    from (by ``identity``), unless ``other_base``.
     """
-    _same_shapes(name, delta, base)
-    wanted = header.get("base", {}).get("sha256")
+    check_shapes(name, delta, base)
+    made_for = header.get("base")
+    wanted = made_for.get("sha256") if isinstance(made_for, Mapping) else None
     if wanted is None and not other_base:
         raise PerflowError(f"{name}: its header names no base; add it with other_base=True if you know that it fits")
-    if not other_base and wanted != (found := artifacts.tensor_hash(base)):
+    if not other_base and wanted != (found := identity(base)):
         types = ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in base.values()}))
         raise PerflowError(
-            f"{name}: made for the base '{header['base'].get('name')}' ({wanted[:12]}), this is another one"
-            f" ({found[:12]}, {types}; the same base in another type counts as another: load it as it was taught,"
+            f"{name}: made for the base '{made_for.get('name')}' ({str(wanted)[:12]}), this is another one"
+            f" ({found[:12]}, {types}; a base rounded to another type counts as another: load it as it was taught,"
             " add the delta, then cast); add it with other_base=True if that is meant"
         )
     return {key: (base[key].float() + delta[key].float()).to(base[key].dtype) for key in base}
 
 
-def _same_shapes(name: str, tensors: Tensors, base: Tensors) -> None:
+def identity(base: Tensors) -> str:
+    """Which base this is: the hash of its tensors' values in fp32, whatever type holds them exactly."""
+    return artifacts.tensor_hash({name: value.float() for name, value in base.items()})
+
+
+def check_shapes(name: str, tensors: Tensors, base: Tensors) -> None:
+    """PerflowError unless ``tensors`` have exactly the base's names and shapes."""
     missing, extra = base.keys() - tensors.keys(), tensors.keys() - base.keys()
     if missing or extra:
         which = f"lacks '{min(missing)}'" if missing else f"has '{min(extra)}', which the base lacks"

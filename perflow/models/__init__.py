@@ -1,4 +1,4 @@
-"""What a base is, and the training-free schedulers it can be sampled with."""
+"""What a base is, and the schedulers of diffusers it, or a student without windows, can be sampled with."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ FAMILIES = {
     "stable_diffusion": "perflow.models.stable_diffusion:StableDiffusion",
 }
 
+PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+"""diffusers' names of what a network predicts -> ours."""
+
+
+def prediction_type(ours: str) -> str:
+    """diffusers' name of a prediction of ours."""
+    return next(theirs for theirs, name in PREDICTION_TYPES.items() if name == ours)
+
 
 class TrainingFree(NamedTuple):
-    """A diffusers scheduler with trailing spacing: class, configuration, name in tables."""
+    """A diffusers scheduler, with trailing spacing where it has a choice: class, configuration, name in tables."""
 
     scheduler: str
     options: dict[str, Any]
     label: str
     calls: int = 1
     """Network calls a step."""
+    grid: str = ""
+    """The option, if any, that takes how many equal windows its student was taught on: it steps on their edges."""
 
     def evaluations(self, steps: int) -> int:
         """Network calls of ``steps`` steps; a second-order step ends with a first-order one."""
@@ -30,4 +40,10 @@ SCHEDULERS = {
     "unipc": TrainingFree("UniPCMultistepScheduler", _TRAILING, "UniPC"),
     "deis": TrainingFree("DEISMultistepScheduler", _TRAILING, "DEIS"),
     "heun": TrainingFree("HeunDiscreteScheduler", _TRAILING, "Heun", calls=2),
+    "lcm": TrainingFree(
+        "LCMScheduler",
+        {"timestep_scaling": 10.0, "original_inference_steps": 50},
+        "LCM",
+        grid="original_inference_steps",
+    ),
 }

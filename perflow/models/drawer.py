@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from perflow.core.chunks import chunked
-from perflow.core.fields import student_field
+from perflow.core.fields import follow
+from perflow.core.grid import each_window
 from perflow.core.guidance import guided
-from perflow.core.rng import normal
+from perflow.core.rng import generator, normal
 from perflow.errors import PerflowError
 from perflow.models import SCHEDULERS, handle, schedulers
 
@@ -47,17 +49,21 @@ class Drawer:
 
     @torch.inference_mode()
     def draw(self, trial: Trial, noise: Tensor) -> Tensor:
-        """Latents [N, *latent] of a trial."""
-        return chunked(lambda x, c: self._draw(trial, x, c), _CHUNK, noise, self.conditions)
+        """Latents [N, *latent] of a trial. Noise that a solver adds on its way is a function of (seed, stream, item,
+        step), so it does not depend on the chunks."""
+        items = torch.arange(self.items)
+        return chunked(lambda x, c, i: self._draw(trial, x, c, i), _CHUNK, noise, self.conditions, items)
 
-    def _draw(self, trial: Trial, x: Tensor, conditions: Tensor) -> Tensor:
-        network = guided(self.model.base.network(self.model.unet), conditions, self.null, trial.guidance)
+    def _draw(self, trial: Trial, x: Tensor, conditions: Tensor, items: Tensor) -> Tensor:
+        network = self.model.base.network(self.model.unet)
         if trial.scheduler is not None:
-            return schedulers.draw(trial.scheduler, trial.steps, self.model.base.scheduler_config, network, x)
+            added = [generator(self.seed, f"renoise-{trial.stream}", item) for item in items.tolist()]
+            field = guided(network, conditions, self.null, trial.guidance)
+            return schedulers.draw(trial.scheduler, trial.steps, self.model.base.scheduler_config, field, x, added)
         flow = self.model.flow
         if flow is None:
             raise PerflowError(f"{self.model.name}: has no windows; its solver must be one of {', '.join(SCHEDULERS)}")
-        says = student_field(network, flow)
-        for k, u_from, u_to in flow.windows.steps(trial.steps):
-            x = flow.step(x, says(x, k, u_from), k, u_from, u_to)
+        scales = each_window(trial.guidance, len(flow.windows))
+        for k, steps in groupby(flow.windows.steps(trial.steps), key=lambda step: step.k):
+            x = follow(guided(network, conditions, self.null, scales[k]), flow, x, steps)
         return x

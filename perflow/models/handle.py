@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from perflow import artifacts, delta
+from perflow import artifacts, delta, record
 from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
@@ -32,49 +32,76 @@ class Model:
     flow: PiecewiseFlow | None
     sha256: str
     """Hash of the network's tensor content."""
-    guidance: float | None
-    """The guidance it is meant to be sampled with."""
+    base_sha256: str
+    """That of its base's; a base is its own."""
+    trial: dict[str, Any] | None
+    """How a student is meant to be sampled: ``solver``, ``steps``, ``guidance``, ``scheduler``."""
 
 
 def base_handle(
-    name: str, family: str, folder: Path, prediction: str, sha256: str, spec: str, network: str
-) -> dict[str, Any]:
-    """The handle of a base whose files lie in ``folder`` beside it; its network's lie in the part ``network``."""
+    name: str, family: str, folder: Path, prediction: str, sha256: str, spec: str, network: str,
+    origin: dict[str, str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The handle of a base whose files lie in ``folder`` beside it; its network's lie in the part ``network``.
+
+    ``origin`` says where a pretrained base can be found again: ``hub`` and ``revision``.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        "kind": "base", "name": name, "family": family, "folder": folder.name, "revision": None,
+        "kind": "base", "name": name, "family": family, "folder": folder.name, "origin": origin,
         "prediction": prediction, "sha256": sha256, "spec": spec, "network": network,
         "files": {path.relative_to(folder).as_posix(): artifacts.sha256_file(path) for path in files},
     }  # fmt: skip
 
 
+def read(path: str | Path) -> dict[str, Any]:
+    """A handle; PerflowError naming the file if it is none."""
+    what = "a model handle"
+    handle = artifacts.read_object(path, what, kind=str, name=str, sha256=str)
+    if handle["kind"] == "student":
+        return artifacts.has(handle, path, what, base=str, delta=str)
+    if handle["kind"] != "base":
+        raise PerflowError(f"{path}: not {what} (its kind is '{handle['kind']}'; there are base, student)")
+    artifacts.has(handle, path, what, family=str, folder=str, files=dict, network=str, prediction=str)
+    if handle["family"] not in FAMILIES:
+        raise PerflowError(f"{path}: no family '{handle['family']}'; there are {', '.join(FAMILIES)}")
+    return handle
+
+
 def load(path: str | Path, device: str = "cpu") -> Model:
     """Load the model of a handle; PerflowError naming a file that is missing, altered or of another base."""
     path = Path(path)
-    handle = artifacts.read_json(path)
-    try:
-        if handle["kind"] == "base":
-            return _load_base(path, handle, device)
-        return _load_student(path, handle, device)
-    except KeyError as error:
-        raise PerflowError(f"{path}: not a model handle (it lacks {error})") from None
+    handle = read(path)
+    return _load_base(path, handle, device) if handle["kind"] == "base" else _load_student(path, handle, device)
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a base, verified."""
+    return [artifacts.beside(path, entry) for entry in record.named(path)]
 
 
 def _load_base(path: Path, handle: dict[str, Any], device: str) -> Model:
-    folder = path.parent / handle["folder"]
-    for name, sha256 in handle["files"].items():
-        artifacts.verify_file(folder / name, sha256, made_by=path)
-    base = resolve_name(FAMILIES[handle["family"]])(folder, device)
-    return Model(handle["name"], base, base.unet, None, handle["sha256"], None)
+    _files(path)
+    base = resolve_name(FAMILIES[handle["family"]])(path.parent / handle["folder"], device)
+    return Model(handle["name"], base, base.unet, None, handle["sha256"], handle["sha256"], None)
 
 
 def _load_student(path: Path, handle: dict[str, Any], device: str) -> Model:
-    base = load(path.parent / handle["base"], device)
-    delta_path = path.parent / handle["delta"]
+    base_path, delta_path = path.parent / handle["base"], path.parent / handle["delta"]
+    base_handle = read(base_path)
+    if base_handle["kind"] != "base":
+        raise PerflowError(f"{path}: its base {base_path} is a {base_handle['kind']}, and must be a base")
+    base = _load_base(base_path, base_handle, device)
     tensors, header = artifacts.read_tensors(delta_path)
     unet = copy.deepcopy(base.unet)
     unet.load_state_dict(delta.add(base.unet.state_dict(), tensors, header, name=str(delta_path)))
-    return Model(handle["name"], base.base, unet, flow(base, header), header["student_sha256"], header["guidance"])
+    try:
+        taught = flow(base, header)
+        return Model(handle["name"], base.base, unet, taught, header["student_sha256"], base.sha256, header["trial"])
+    except (PerflowError, KeyError, TypeError, ValueError) as error:
+        raise PerflowError(
+            f"{delta_path}: its header does not describe a student ({error}); delete it and run again"
+        ) from None
 
 
 def flow(base: Model, header: dict[str, Any]) -> PiecewiseFlow | None:
@@ -88,11 +115,11 @@ def flow(base: Model, header: dict[str, Any]) -> PiecewiseFlow | None:
 
 def network_tensors(path: Path) -> dict[str, Tensor]:
     """The weights of a base's network, read and verified without building it."""
-    base = artifacts.read_json(path)
+    handle = read(path)
+    if handle["kind"] != "base":
+        raise PerflowError(f"{path}: the handle of a {handle['kind']}, and must be a base's")
     tensors: dict[str, Tensor] = {}
-    for name, sha256 in base["files"].items():
-        if name.startswith(base["network"] + "/") and name.endswith(".safetensors"):
-            tensors |= artifacts.read_tensors(artifacts.verify_file(path.parent / base["folder"] / name, sha256, path))[
-                0
-            ]
+    for file in _files(path):
+        if file.suffix == ".safetensors" and path.parent / handle["folder"] / handle["network"] in file.parents:
+            tensors |= artifacts.read_tensors(file)[0]
     return tensors

@@ -19,13 +19,12 @@ from perflow import artifacts
 from perflow.core.chunks import chunked
 from perflow.core.schedule import Schedule
 from perflow.errors import PerflowError
+from perflow.models import PREDICTION_TYPES, prediction_type
 
 if TYPE_CHECKING:
     from perflow.config.rows import Base
 
 _CHUNK = 128
-_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
-"""diffusers' names of what the network predicts -> ours."""
 
 
 class StableDiffusion:
@@ -33,11 +32,12 @@ class StableDiffusion:
 
     def __init__(self, folder: str | Path, device: str = "cpu"):
         self.folder, self.device = Path(folder), device
-        self.scheduler_config = artifacts.read_json(self.folder / "scheduler" / "scheduler_config.json")
+        path = self.folder / "scheduler" / "scheduler_config.json"
+        self.scheduler_config = artifacts.read_object(path, "a scheduler's configuration")
         kind = self.scheduler_config.get("prediction_type", "epsilon")
-        if kind not in _PREDICTIONS:
-            raise PerflowError(f"{self.folder}: prediction_type '{kind}' is not one of {', '.join(_PREDICTIONS)}")
-        self.prediction = _PREDICTIONS[kind]
+        if kind not in PREDICTION_TYPES:
+            raise PerflowError(f"{self.folder}: prediction_type '{kind}' is not one of {', '.join(PREDICTION_TYPES)}")
+        self.prediction = PREDICTION_TYPES[kind]
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -67,17 +67,26 @@ class StableDiffusion:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer"), self._load(CLIPTextModel, "text_encoder")
+        return self._read(CLIPTokenizer, "tokenizer"), self._load(CLIPTextModel, "text_encoder")
 
     def _load(self, kind: Any, part: str) -> nn.Module:
+        model = self._read(kind, part, use_safetensors=True, torch_dtype=torch.float32)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def _read(self, kind: Any, part: str, **options: Any) -> Any:
         try:
-            model = kind.from_pretrained(
-                self.folder / part, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
-            )
+            return kind.from_pretrained(self.folder / part, local_files_only=True, **options)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise PerflowError(f"{self.folder / part}: cannot be loaded as {kind.__name__} ({reason})") from None
-        return model.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def resolution(self) -> int:
+        """Side of an image in pixels, read from the parts' configurations; nothing is loaded."""
+        what, unet, vae = "the configuration of this part", self.folder / "unet", self.folder / "vae"
+        size = artifacts.read_object(unet / "config.json", what, sample_size=int | list)["sample_size"]
+        levels = len(artifacts.read_object(vae / "config.json", what, block_out_channels=list)["block_out_channels"])
+        return max(size if isinstance(size, list) else [size]) * 2 ** (levels - 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -140,7 +149,7 @@ class NewStableDiffusion:
         self.scheduler = DDIMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
             set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing",
-            prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[row.prediction],
+            prediction_type=prediction_type(row.prediction),
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -201,7 +210,7 @@ def word_tokenizer(words: list[str], length: int, folder: Path) -> Any:
         "tokenizer_class": "CLIPTokenizer", "model_max_length": length, "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
     })  # fmt: skip
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     for word in words:
         if len(tokenizer(word).input_ids) != 3:
             raise PerflowError(f"tokenizer: '{word}' is not one token")

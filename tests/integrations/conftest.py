@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -77,3 +79,49 @@ def pipeline(parts):
         return pipe
 
     return build
+
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+class OnDisk(NamedTuple):
+    """A base's folder, a student's delta of it, and what the delta's header says."""
+
+    base: Path
+    delta: Path
+    header: dict
+
+
+@pytest.fixture
+def on_disk(pipeline, tmp_path):
+    """Write a base as a pipeline folder and a student's delta of it; keywords change the header."""
+    from diffusers import DDIMScheduler
+
+    from perflow import artifacts
+    from perflow.delta import identity
+
+    def write(**said):
+        pipe = pipeline(DDIMScheduler(**SD, clip_sample=False, set_alpha_to_one=False, steps_offset=1))
+        pipe.save_pretrained(tmp_path / "base")
+        base = pipe.unet.state_dict()
+        random = torch.Generator().manual_seed(3)
+        change = {key: 0.1 * value * torch.randn(value.shape, generator=random) for key, value in base.items()}
+        header = {
+            "base": {"name": "tiny", "origin": None, "sha256": identity(base)}, "student": "tiny-student",
+            "edges": [1, 0.75, 0.5, 0.25, 0], "path": "diffusion", "prediction": "ddim_eps",
+            "base_prediction": "epsilon", "timestep_offset": -1, "guidance": 1.0,
+            "sha256": artifacts.tensor_hash(change),
+        }  # fmt: skip
+        artifacts.write_tensors(tmp_path / "delta.safetensors", change, header | said)
+        return OnDisk(tmp_path / "base", tmp_path / "delta.safetensors", header | said)
+
+    return write
+
+
+def draw(pipe, steps=4, guidance=1.0):
+    """Images fp32 [1, H, W, 3] of a fixed noise."""
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    call = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": "np"}
+    call["generator"] = torch.Generator().manual_seed(1)  # of schedulers that add noise
+    return torch.from_numpy(pipe("a b", latents=noise, **call).images)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
 from perflow.artifacts import tensor_hash, write_tensors
 from perflow.errors import PerflowError
@@ -31,7 +31,7 @@ def delta(pipe, student):
     """(tensors, header) as an export writes them."""
     base = pipe.unet.state_dict()
     header = {
-        "base": {"name": "tiny", "revision": "abc", "sha256": tensor_hash(base)},
+        "base": {"name": "tiny", "origin": None, "sha256": tensor_hash(base)},
         "edges": [1, 0.7, 0.3, 0],
         "path": "diffusion",
         "prediction": "ddim_eps",
@@ -76,10 +76,18 @@ def test_default_betas_of_another_scheduler_are_kept(pipeline, delta):
     assert torch.equal(pipe.scheduler.alphas_cumprod, DDIMScheduler().alphas_cumprod)
 
 
-def test_a_student_without_windows_keeps_the_scheduler(pipe, delta):
+def test_a_student_that_says_no_scheduler_keeps_the_bases(pipe, delta):
     scheduler = pipe.scheduler
     apply_delta(pipe, (delta[0], delta[1] | {"edges": None}))
     assert pipe.scheduler is scheduler
+
+
+def test_a_student_without_windows_gets_the_scheduler_it_is_sampled_with(pipe, delta):
+    chosen = {"class": "LCMScheduler", "original_inference_steps": 40}
+    apply_delta(pipe, (delta[0], delta[1] | {"edges": None, "trial": {"scheduler": chosen}}))
+    assert type(pipe.scheduler) is LCMScheduler
+    assert pipe.scheduler.config.original_inference_steps == 40
+    assert torch.equal(pipe.scheduler.alphas_cumprod, DDIMScheduler(**SD).alphas_cumprod)
 
 
 def test_a_unet_alone(pipe, student, delta):

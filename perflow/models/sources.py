@@ -1,0 +1,85 @@
+"""Pretrained checkpoints, wherever they are, as a diffusers pipeline folder of the study's own.
+
+Only safetensors and plain text are copied; no code that comes with a checkpoint runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perflow import artifacts
+from perflow.errors import PerflowError
+from perflow.models import folder as pipeline_folder
+
+if TYPE_CHECKING:
+    from perflow.config.rows import Source
+
+
+def take(source: Source, into: Path) -> None:
+    """Make ``into`` the pipeline folder of ``source``; PerflowError naming what is missing."""
+    shutil.rmtree(into, ignore_errors=True)  # what an interrupted run left
+    into.mkdir(parents=True)
+    SOURCES[source.kind](source, into)
+
+
+def _folder(source: Source, into: Path) -> None:
+    base = Path(os.path.expanduser(str(source.folder)))
+    content = pipeline_folder.index(base)
+    for part in pipeline_folder.parts(content):
+        (into / part).mkdir()
+        for path, name in pipeline_folder.files(base / part).items():
+            shutil.copyfile(path, into / part / name)
+    artifacts.write_json(into / pipeline_folder.INDEX, content)
+
+
+def _file(source: Source, into: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+    path, config = (Path(os.path.expanduser(str(name))) for name in (source.file, source.config))
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise PerflowError(f"{path}: not a .safetensors file; pickled checkpoints are not read")
+    pipeline_folder.index(config)
+    try:
+        pipeline = StableDiffusionPipeline.from_single_file(
+            str(path), config=str(config), local_files_only=True, safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+    except (SingleFileComponentError, OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(getattr(error, "message", error)).strip().splitlines()[0]
+        raise PerflowError(f"{path}: does not hold the architecture of {config} ({reason})") from None
+    with artifacts.writing(into):
+        pipeline.save_pretrained(into, safe_serialization=True)
+
+
+def _hub(source: Source, into: Path) -> None:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    where = f"{source.hub}@{source.revision}"
+    try:
+        names = HfApi().list_repo_files(source.hub, revision=source.revision)
+        if pipeline_folder.INDEX not in names:
+            raise PerflowError(f"{where}: not a diffusers pipeline (it has no {pipeline_folder.INDEX})")
+
+        def download(name: str) -> str:
+            return hf_hub_download(source.hub, name, revision=source.revision)
+
+        content = pipeline_folder.index(Path(download(pipeline_folder.INDEX)).parent)
+        for part in pipeline_folder.parts(content):
+            (into / part).mkdir()
+            inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+            for name, new in pipeline_folder.chosen(f"{where} {part}", inside).items():
+                shutil.copyfile(download(f"{part}/{name}"), into / part / new)
+    except PerflowError:
+        raise
+    except Exception as error:  # its own errors and those of its transport, another library with every version
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PerflowError(f"{where}: cannot be fetched from the hub ({reason})") from None
+    artifacts.write_json(into / pipeline_folder.INDEX, content)
+
+
+SOURCES: dict[str, Callable[[Source, Path], None]] = {"folder": _folder, "hub": _hub, "file": _file}
