@@ -12,9 +12,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perflow.errors import PerflowError
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 _KEY = "perflow"
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+_EXPANSION = 100
+"""How many times larger a zip's members may be than the zip."""
 
 
 class Spec(NamedTuple):
@@ -56,13 +61,30 @@ def verify_file(path: str | Path, sha256: str, made_by: str | Path) -> Path:
     PerflowError naming it otherwise, and ``made_by``, the output whose absence makes the workflow
     build it again.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # False too for a name that no file can have
         raise PerflowError(f"{path}: missing; delete {made_by} and run again to rebuild it")
     if sha256_file(path) != sha256:
         raise PerflowError(
             f"{path}: altered or truncated since it was made (its sha256 differs); delete {made_by} and run again"
         )
     return Path(path)
+
+
+def beside(path: str | Path, entry: Any) -> Path:
+    """The file that ``entry``, ``{"file": …, "sha256": …}`` of the manifest ``path``, names below its folder.
+
+    PerflowError as of ``verify_file``, and for an entry of another form or one that points elsewhere.
+    """
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("file"), str)
+        or not isinstance(entry.get("sha256"), str)
+    ):
+        raise PerflowError(f"{path}: names a file without its sha256; delete it and run again")
+    name = Path(entry["file"])
+    if name.is_absolute() or ".." in name.parts:
+        raise PerflowError(f"{path}: names '{name}', which is not below its folder; delete it and run again")
+    return verify_file(Path(path).parent / name, entry["sha256"], path)
 
 
 def tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -109,14 +131,46 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, dumps(value))
 
 
+def loads(text: str) -> Any:
+    """The value of a JSON text; ValueError for any other text, NaN, infinity and halves of characters included."""
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+        if re.search(r"\\u[dD]", text):
+            dumps(value).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; PerflowError naming the file if it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise PerflowError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise PerflowError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+
+
+def read_object(path: str | Path, what: str, **keys: type | UnionType) -> dict[str, Any]:
+    """Read a JSON object that has ``keys`` (name=type); PerflowError saying that the file is not ``what``."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise PerflowError(f"{path}: not {what}; delete it and run again")
+    return has(content, path, what, **keys)
+
+
+def has(content: dict[str, Any], path: str | Path, what: str, **keys: type | UnionType) -> dict[str, Any]:
+    """``content`` if it has ``keys`` (name=type); PerflowError naming the file it was read from otherwise."""
+    for key, kind in keys.items():
+        if not isinstance(content.get(key), kind):
+            found = "is missing" if key not in content else f"is {type(content[key]).__name__}"
+            raise PerflowError(f"{path}: not {what} ('{key}' {found}); delete it and run again")
+    return content
 
 
 def write_jsonl(path: str | Path, rows: list[dict]) -> None:
@@ -127,11 +181,14 @@ def write_jsonl(path: str | Path, rows: list[dict]) -> None:
 def read_jsonl(path: str | Path) -> list[dict]:
     """Read one JSON object a line; PerflowError naming the file if it is broken."""
     try:
-        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        rows = [loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise PerflowError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise PerflowError(f"{path}: not valid JSON lines ({error}); delete it and run again") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise PerflowError(f"{path}: not one JSON object a line; delete it and run again")
+    return rows
 
 
 def spec_hash(spec: Mapping[str, Any]) -> str:
@@ -141,13 +198,11 @@ def spec_hash(spec: Mapping[str, Any]) -> str:
 
 def read_spec(path: str | Path) -> Spec:
     """Read results/specs/<table>/<row>.json; PerflowError naming the file if it is not a spec."""
-    content = read_json(path)
-    try:
-        return Spec(content["table"], content["name"], content["seed"], content["row"], spec_hash(content))
-    except (KeyError, TypeError):
-        raise PerflowError(
-            f"{path}: not a perflow spec; specs are written by the workflow (perflow plan --write)"
-        ) from None
+    what = "a perflow spec, which the workflow or perflow plan --write writes"
+    content = read_object(path, what, table=str, name=str, seed=int, row=dict)
+    if Path(content["name"]).name != content["name"]:
+        raise PerflowError(f"{path}: not {what} ('{content['name']}' is no row's name)")
+    return Spec(content["table"], content["name"], content["seed"], content["row"], spec_hash(content))
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
@@ -176,15 +231,28 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     PerflowError naming the file if it is broken, or if its header holds ``sha256``, the hash of its own
     content, and the tensors are others.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     header = read_header(path)
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise PerflowError(f"{path}: not readable as tensors ({error}); delete it and run again") from None
     if "sha256" in header and header["sha256"] != tensor_hash(tensors):
         raise PerflowError(
             f"{path}: altered since it was made (its tensors do not match its header); delete it and run again"
         )
     return tensors, header
+
+
+def tensors_beside(path: str | Path, entry: Any, *names: str) -> dict[str, torch.Tensor]:
+    """The tensors of the file that ``entry`` of the manifest ``path`` names; at least ``names``."""
+    file = beside(path, entry)
+    tensors, _ = read_tensors(file)
+    if absent := [name for name in names if name not in tensors]:
+        raise PerflowError(f"{file}: lacks '{absent[0]}'; delete {path} and run again")
+    return tensors
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -193,11 +261,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            header = loads((file.metadata() or {}).get(_KEY, "{}"))
     except FileNotFoundError:
         raise PerflowError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise PerflowError(f"{path}: not a readable safetensors file ({error}); delete it and run again") from None
+    if not isinstance(header, dict):
+        raise PerflowError(f"{path}: its header is no JSON object; delete it and run again")
+    return header
 
 
 def write_archive(path: str | Path, files: Mapping[str, bytes]) -> None:
@@ -208,14 +279,34 @@ def write_archive(path: str | Path, files: Mapping[str, bytes]) -> None:
 
 
 def read_archive(path: str | Path) -> dict[str, bytes]:
-    """Read a zip into memory, members in name order; PerflowError naming the file if it is broken."""
+    """Read a zip into memory, members in name order; nothing is extracted.
+
+    PerflowError naming the file if it is broken, encrypted, or expands to more than pictures can.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return {name: archive.read(name) for name in sorted(archive.namelist())}
+            members = archive.infolist()
+            if any(member.flag_bits & 1 for member in members):
+                raise zipfile.BadZipFile("encrypted")
+            if sum(member.file_size for member in members) > _EXPANSION * (os.path.getsize(path) + 1024):
+                raise zipfile.BadZipFile(f"it expands to more than {_EXPANSION} times its size")
+            return {member.filename: archive.read(member) for member in sorted(members, key=lambda m: m.filename)}
     except OSError as error:
         raise PerflowError(f"{path}: cannot be read ({error.strerror})") from None
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, EOFError, OverflowError) as error:
         raise PerflowError(f"{path}: not a readable archive ({error}); delete it and run again") from None
+
+
+def in_use(folder: str | Path) -> bool:
+    """Whether a process holds ``folder`` by ``locked``."""
+    try:
+        with open(Path(folder) / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 @contextlib.contextmanager

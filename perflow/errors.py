@@ -1,9 +1,18 @@
 """The one exception that is shown to a user as a single line."""
 
+_HEAD, _TAIL = 700, 400
+"""Characters kept of a longer message."""
+
 
 class PerflowError(Exception):
     """A mistake in the input or a broken artifact: what is wrong, where, and what is valid.
 
     The command line prints the message alone and exits with status 1; nothing else in the
-    package turns an exception into text.
+    package turns an exception into text. A message may quote anything: line breaks and control
+    characters become escapes, and the middle of what is too long to read is left out.
     """
+
+    def __init__(self, message: str):
+        if len(message) > _HEAD + _TAIL:
+            message = f"{message[:_HEAD]} … {message[-_TAIL:]}"
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))

@@ -98,11 +98,7 @@ class Loop:
                 "grad_norm": float(torch.stack(norms).mean()),
             }  # fmt: skip
             losses, norms = [], []
-            if not math.isfinite(point["loss"]) or not math.isfinite(point["grad_norm"]):
-                raise PerflowError(
-                    f"{self.phase}: loss {point['loss']}, gradient norm {point['grad_norm']} by step {step + 1}"
-                    f" of {self.optim.steps}; the state of step {self.done} is kept in {self.path}; lower lr"
-                )
+            self._check(step + 1, loss=point["loss"], **{"gradient norm": point["grad_norm"]})
             self.curve.append(point)
             if time.monotonic() - saved > self.save_seconds or step + 1 == self.optim.steps:
                 self._save(step + 1)
@@ -114,19 +110,32 @@ class Loop:
         average, current = list(self.ema.parameters()), list(self.model.parameters())
         torch._foreach_lerp_(average, current, 1 - decay)
 
+    def _check(self, step: int, **numbers: float) -> None:
+        """PerflowError if one of ``numbers`` by ``step`` is not finite."""
+        if all(map(math.isfinite, numbers.values())):
+            return
+        kept = f"the state of step {self.done} is kept in {self.path}" if self.done else "no state was saved before"
+        found = ", ".join(f"{name} {value}" for name, value in numbers.items())
+        raise PerflowError(f"{self.phase}: {found} by step {step} of {self.optim.steps}; {kept}; lower lr")
+
     def _save(self, step: int) -> None:
+        """Keep the state; PerflowError, with the last one left, if a weight or its average is not finite."""
+        weights = [value.detach().abs().max() for value in (*self.model.parameters(), *self.ema.parameters())]
+        self._check(step, **{"largest weight": float(torch.stack(weights).max())})
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             moments = self.optimizer.state.get(parameter, {})
             tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
-        artifacts.write_tensors(self.path, tensors, {"step": step, "curve": self.curve})
+        sha256 = artifacts.tensor_hash(tensors)
+        artifacts.write_tensors(self.path, tensors, {"step": step, "curve": self.curve, "sha256": sha256})
         self.done = step
 
     def _restore(self) -> None:
         if not self.path.is_file():
             return
         tensors, header = artifacts.read_tensors(self.path)
+        artifacts.has(header, self.path, "the state of a training", step=int, curve=list)
         self.done, self.curve = header["step"], header["curve"]
 
         def part(prefix: str) -> dict[str, Tensor]:

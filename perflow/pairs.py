@@ -19,6 +19,7 @@ from perflow.errors import PerflowError
 
 MANIFEST = "manifest.json"
 CONDITIONS = "conditions.safetensors"
+_SHARD = ("start", "end", "k", "caption")
 
 
 class PairBatch(NamedTuple):
@@ -49,17 +50,15 @@ class PairCache:
     @classmethod
     def load(cls, manifest_path: str | Path, device: str | torch.device = "cpu") -> PairCache:
         """Read a cache; PerflowError naming the file that is missing, altered or truncated."""
-        manifest = artifacts.read_json(manifest_path)
-        folder = Path(manifest_path).parent
-        try:
-            shards, conditions = manifest["shards"], manifest["conditions"]
-        except (KeyError, TypeError):
-            raise PerflowError(f"{manifest_path}: not a manifest of window pairs") from None
-        parts = [_read(folder, entry, manifest_path) for entry in shards]
-        joined = {
-            name: torch.cat([part[name] for part in parts]).to(device) for name in ("start", "end", "k", "caption")
-        }
-        return cls(manifest, **joined, conditions=_read(folder, conditions, manifest_path)["conditions"].to(device))
+        what = "a manifest of window pairs"
+        manifest = artifacts.read_object(manifest_path, what, shards=list, edges=list, teacher=dict, conditions=dict)
+        artifacts.has(manifest["teacher"], manifest_path, what, name=str, sha256=str)
+        conditions = artifacts.tensors_beside(manifest_path, manifest["conditions"], "conditions")["conditions"]
+        parts = [artifacts.tensors_beside(manifest_path, entry, *_SHARD) for entry in manifest["shards"]]
+        if not _fit(parts, len(manifest["edges"]) - 1, conditions):
+            raise PerflowError(f"{manifest_path}: its shards do not fit together; delete it and run again")
+        joined = {name: torch.cat([part[name] for part in parts]).to(device) for name in _SHARD}
+        return cls(manifest, **joined, conditions=conditions.to(device))
 
     def __len__(self) -> int:
         return len(self.k)
@@ -71,6 +70,19 @@ class PairCache:
         return PairBatch(self.start[indices], self.end[indices], self.k[indices].long(), condition)
 
 
-def _read(folder: Path, entry: dict[str, str], made_by: str | Path) -> dict[str, Tensor]:
-    path = artifacts.verify_file(folder / entry["file"], entry["sha256"], made_by)
-    return artifacts.read_tensors(path)[0]
+def _fit(parts: list[dict[str, Tensor]], windows: int, conditions: Tensor) -> bool:
+    """Whether shards are pairs of one latent shape, of these windows and captions."""
+    if not parts or conditions.ndim < 2:
+        return False
+    shape, bounds = parts[0]["start"].shape[1:], {"k": windows, "caption": len(conditions)}
+    for part in parts:
+        items = part["k"].numel()
+        fits = all(part[name].shape == (items, *shape) and part[name].is_floating_point() for name in ("start", "end"))
+        if not fits or len(shape) == 0:
+            return False
+        for name, bound in bounds.items():
+            if part[name].dtype != torch.int32 or part[name].shape != (items,):
+                return False
+            if items and not 0 <= int(part[name].min()) <= int(part[name].max()) < bound:
+                return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import shutil
@@ -11,11 +12,35 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from perflow import artifacts
+from perflow import artifacts, record
 from perflow.errors import PerflowError
 
+WARM = ("torch", "datasets", "sklearn.datasets", "transformers.models.clip.modeling_clip",
+        "transformers.models.clip.tokenization_clip", *(f"perflow.stages.{stage}" for stage in
+        ("fetch", "base", "extractor", "cache", "train", "export", "sample", "evaluate")))  # fmt: skip
+"""What most stages need."""
 _EVERY = 5.0
 """Seconds between lines of progress."""
+
+
+def environment(threads: int) -> None:
+    """Fix what bytes and speed depend on in libraries that read it when they are imported."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    # Threads that spin long steal the core of a neighbour, threads that sleep at once wake too late.
+    os.environ["GOMP_SPINCOUNT"] = "10000"
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
+        os.environ.setdefault(name, "1")
+
+
+def warm_up() -> None:
+    """Import what most stages import, so that a fork of this process need not."""
+    environment(threads=1)
+    for name in WARM:
+        importlib.import_module(name)
+    import diffusers
+
+    for part in ("AutoencoderKL", "DDIMScheduler", "StableDiffusionPipeline", "UNet2DConditionModel"):
+        getattr(diffusers, part)
 
 
 def prepare(device: str, threads: int) -> str:
@@ -23,11 +48,7 @@ def prepare(device: str, threads: int) -> str:
 
     A fixed number of threads keeps the bytes the same whatever machine or ``--cores``.
     """
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    # Threads that spin long steal the core of a neighbour, threads that sleep at once wake too late.
-    os.environ["GOMP_SPINCOUNT"] = "10000"
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
-        os.environ.setdefault(name, "1")
+    environment(threads)
     import torch
 
     torch.set_num_threads(threads)
@@ -57,6 +78,10 @@ class Reporter:
         """Print one line."""
         line = f"{self.title} · {text}"
         print(line, file=sys.stderr, flush=True)  # noqa: T201
+        self.note(line)
+
+    def note(self, line: str) -> None:
+        """Write one line to the log alone."""
         if self.file:
             self.file.write(line + "\n")
             self.file.flush()
@@ -90,46 +115,43 @@ def run(
     log: Path | None,
     inputs: Sequence[Path] = (),
 ) -> None:
-    """Run ``stage(spec, state folder)`` for a row, alone, and write ``cost.json`` last of ``outputs``.
+    """Run ``stage(spec, state folder)`` for a row, alone, and write last of ``outputs`` its record, ``cost.json``.
 
     The state belongs to the spec *and* the content of ``inputs``: work begun on other inputs is not resumed.
     A stage is a function or a generator of Steps; what it returns is added to the cost. PerflowError if
-    the row is at work elsewhere, or if its spec was rewritten meanwhile (nothing made is then kept).
+    the row is at work elsewhere, or if its spec was rewritten meanwhile (nothing made is then kept); one
+    that the stage raises is given the row's name.
     """
     begun, cpu = time.monotonic(), time.process_time()
     spec = artifacts.read_spec(spec_path)
     reporter = Reporter(f"{verb} {spec.name}", log)
-    identity = artifacts.sha256_bytes("".join([spec.hash, *map(artifacts.sha256_file, inputs)]).encode())
-    state = Path("results/state") / f"{spec.table}-{spec.name}-{identity[:12]}"
+    read = {path.as_posix(): artifacts.sha256_file(path) for path in inputs}
+    state = record.state(spec, read)
     with artifacts.locked(state):
-        resumed = any(path.name != ".lock" for path in state.iterdir())
+        resumed = any(not path.name.startswith(".") for path in state.iterdir())
         if resumed:
             reporter.say("resumes from its state")
         for output in outputs:
             output.parent.mkdir(parents=True, exist_ok=True)
-        counts = _exhaust(stage(spec, state), reporter)
+        try:
+            counts = _exhaust(stage(spec, state), reporter)
+        except PerflowError as error:
+            reporter.note(f"{reporter.title}: {error}")
+            raise PerflowError(f"{reporter.title}: {error}") from None
         if artifacts.read_spec(spec_path).hash != spec.hash:
             for output in outputs:
                 output.unlink(missing_ok=True)
             raise PerflowError(f"{spec_path}: was rewritten while {verb} ran; nothing was kept, run again")
-        artifacts.write_json(outputs[-1], {
-            "seconds": round(time.monotonic() - begun, 2), "cpu_seconds": round(time.process_time() - cpu, 2),
-            "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            "spec": spec.hash, "bytes": sum(_size(path) for path in _made(outputs, spec.name)),
-            "resumed": resumed, "teacher_evaluations": 0, "student_passes": 0, **(counts or {}),
-        })  # fmt: skip
+        *made, cost = outputs
+        files = [*made, *(path.parent / entry["file"] for path in made for entry in record.named(path))]
+        record.write(
+            cost, spec.hash, read, made, bytes=sum(path.stat().st_size for path in files), resumed=resumed,
+            seconds=round(time.monotonic() - begun, 2), cpu_seconds=round(time.process_time() - cpu, 2),
+            peak_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            **{"teacher_evaluations": 0, "student_passes": 0, **(counts or {})},
+        )  # fmt: skip
         shutil.rmtree(state)
     reporter.say(f"done in {_clock(time.monotonic() - begun)}")
-
-
-def _made(outputs: list[Path], name: str) -> list[Path]:
-    """The files of a row: everything in its own folder, or its outputs in a folder it shares."""
-    folder = outputs[0].parent
-    return [path for path in folder.rglob("*") if path.is_file()] if folder.name == name else outputs
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
 
 
 def _exhaust(result: Any, reporter: Reporter) -> dict[str, Any] | None:

@@ -1,6 +1,9 @@
 """The study: params.yaml checked, resolved to rows, and written as specs."""
 
+from perflow.config.places import home
 from perflow.config.plan import plan
-from perflow.config.resolve import TABLES, Study, load, write_specs
+from perflow.config.resolve import load
+from perflow.config.specs import specs, summary, write_specs
+from perflow.config.study import TABLES, Study
 
-__all__ = ["TABLES", "Study", "load", "plan", "write_specs"]
+__all__ = ["TABLES", "Study", "home", "load", "plan", "specs", "summary", "write_specs"]

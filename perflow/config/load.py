@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from perflow.config.rows import Params, Row
+from perflow.config.rows import ANY_BASE, Params, Row
 from perflow.errors import PerflowError
 
 
@@ -28,6 +29,25 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"'{key}' stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > _MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases expand to more than {_MOST_VALUES:,} values")
+        return node
+
+
+_MOST_VALUES = 100_000
+
+
+def _values(node: yaml.Node, known: dict[int, float]) -> float:
+    """Values below a node with every alias written out; infinite for a node that holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        inside = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
+        known[id(node)] = 1 + sum(_values(part, known) for part in inside)
+    return known[id(node)]
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -64,6 +84,14 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], str]:
     return content, text
 
 
+def known(table: str, place: str, name: Any, valid: Any) -> Any:
+    """``name`` if it is one of ``valid``; PerflowError naming the place and those there are."""
+    if name not in valid:
+        there = ", ".join(map(str, valid))
+        raise PerflowError(f"{place}: no {table} '{name}'; there {'is' if len(valid) == 1 else 'are'} {there}")
+    return name
+
+
 def checked(kind: type[Row], data: Any, where: str) -> Any:
     """``data`` as a ``kind``; PerflowError with the first mistake in one line."""
     try:
@@ -72,7 +100,7 @@ def checked(kind: type[Row], data: Any, where: str) -> Any:
         raise PerflowError(f"{where}: {_one_line(kind, error)}") from None
 
 
-_UNION = re.compile(r"\[key\]$|constrained-|(dict|list|literal|function)\b.*[\[\]-]")
+_UNION = re.compile(r"\[key\]$|constrained-|(dict|list|literal|function|union)\b.*[\[\]-]")
 """Parts of pydantic's location that name a type, not a place."""
 
 
@@ -85,16 +113,23 @@ def _one_line(kind: type[Row], error: ValidationError) -> str:
         return f"{place}: missing"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    given = repr(first["input"])
-    shown = "" if "got" in message else f"; got {given if len(given) < 80 else given[:77] + '...'}"
-    return f"{place}: {message}{shown}"
+    return f"{place}: {message}" + ("" if "got" in message else f"; got {_shown(first['input'])}")
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut short."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print whole numbers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) < 80 else text[:77] + "..."
 
 
 def _fields_at(kind: Any, location: tuple) -> list[str]:
     """The keys valid at ``location`` inside ``kind``: follows fields, and dict values."""
     for part in location:
         fields = getattr(kind, "model_fields", {})
-        kind = fields[part].annotation if part in fields else kind
+        kind = ANY_BASE.get(part) or (fields[part].annotation if part in fields else kind)
         arguments = [a for a in getattr(kind, "__args__", ()) if a is not type(None)]
         if arguments:
             kind = arguments[-1]

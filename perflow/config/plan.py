@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
 
-from perflow import artifacts
-from perflow.config.resolve import Study
-from perflow.core import SOLVER_CALLS
+from perflow import artifacts, record
+from perflow.config import places
+from perflow.config.rows import Pretrained
+from perflow.config.study import Study
+from perflow.core import SOLVER_CALLS, WINDOW
+from perflow.errors import PerflowError
 
 _RATES = {"pairs": 1.0e-3, "training": 1.6e-3, "samples": 6.0e-4, "start": 9.0, "evaluations": 8.0, "base": 2.6e-3}
 """CPU seconds per network evaluation (pairs, samples), per trained item (training, base) and per job
@@ -16,7 +19,7 @@ _RATES = {"pairs": 1.0e-3, "training": 1.6e-3, "samples": 6.0e-4, "start": 9.0, 
 def pair_evaluations(study: Study, name: str) -> int:
     """Network evaluations of the teacher for one cache."""
     row = study.pairs[name]
-    each = row.window_steps * SOLVER_CALLS[row.solver] * (1 if row.guidance == 1 else 2)
+    each = row.window_steps * (SOLVER_CALLS | {WINDOW: 1})[row.solver] * (1 if row.guidance == 1 else 2)
     return -(-row.count // (len(row.edges) - 1)) * (len(row.edges) - 1) * each
 
 
@@ -28,17 +31,17 @@ def sample_evaluations(study: Study, name: str) -> int:
 
 def _latent_floats(study: Study, base: str) -> int:
     row = study.bases[base]
-    side = study.datasets[row.dataset].resolution // 2 ** (len(row.autoencoder_channels) - 1)
+    # a pretrained autoencoder is not read here; nearly all have four levels
+    levels = 4 if isinstance(row, Pretrained) else len(row.autoencoder_channels)
+    side = study.datasets[row.dataset].resolution // 2 ** (levels - 1)
     return 4 * side * side
 
 
 def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
     """CPU seconds of a row: measured by an earlier run here, or estimated. -> (seconds, measured)"""
-    folder = {"evaluations": Path("results/metrics")}.get(table, Path("results") / table / name)
-    path = folder / (f"{name}.cost.json" if table == "evaluations" else "cost.json")
-    if path.is_file():
-        cost = artifacts.read_json(path)
-        if cost.get("spec") == artifacts.spec_hash(study.spec(table, name)):
+    with contextlib.suppress(PerflowError):  # never made, or not readable: estimated
+        cost = record.read(places.record(table, name))
+        if cost["spec"] == artifacts.spec_hash(study.spec(table, name)):
             return cost["cpu_seconds"], True
     start = _RATES["start"]
     match table:
@@ -49,24 +52,31 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
             return start + training.steps * training.batch * _RATES["training"], False
         case "samples":
             return start + sample_evaluations(study, name) * _RATES["samples"], False
+        case "bases" if isinstance(study.bases[name], Pretrained):
+            return start, False
         case "bases":
             row = study.bases[name]
             items = row.network.steps * row.network.batch + row.autoencoder.steps * row.autoencoder.batch
             return start + items * _RATES["base"], False
         case "extractors":
             training = study.extractors[name].training
-            return training.steps * training.batch * _RATES["training"] / 4, False
+            items = training.steps * training.batch if training else 0
+            return items * _RATES["training"] / 4, False
     return _RATES["evaluations"] if table == "evaluations" else 3.0, False
 
 
 def _edges(study: Study, table: str, name: str) -> str:
     match table:
-        case "bases" | "extractors":
-            return f"dataset {getattr(study, table)[name].dataset}"
+        case "bases":
+            return f"dataset {study.bases[name].dataset}"
+        case "extractors":
+            row = study.extractors[name]
+            return f"dataset {row.dataset}" if row.dataset else f"weights {row.weights}"
         case "pairs":
-            return f"base {study.pairs[name].base}"
+            return f"teacher {study.pairs[name].teacher or study.pairs[name].base}"
         case "students":
-            return f"base {study.students[name].base}, pairs {study.students[name].pairs}"
+            row = study.students[name]
+            return f"start {row.start or row.base}, pairs {row.pairs}"
         case "deltas":
             return f"student {name}"
         case "samples":
@@ -81,9 +91,11 @@ def _work(study: Study, table: str, name: str) -> str:
         case "datasets":
             return f"{sum(study.datasets[name].counts.values()):,} images"
         case "bases":
-            return f"{study.bases[name].network.steps:,} steps"
+            row = study.bases[name]
+            return f"pretrained ({row.source.kind})" if isinstance(row, Pretrained) else f"{row.network.steps:,} steps"
         case "extractors":
-            return f"{study.extractors[name].training.steps:,} steps"
+            row = study.extractors[name]
+            return f"{row.training.steps:,} steps" if row.training else f"{row.kind}, sha256 {row.sha256[:12]}"
         case "pairs":
             row = study.pairs[name]
             return (

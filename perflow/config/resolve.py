@@ -1,72 +1,32 @@
-"""From params.yaml to rows: axes expand, names are made, references are followed, specs are written."""
+"""From params.yaml to rows: axes expand, names are made, references are followed."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from perflow import artifacts
 from perflow.config import rows
-from perflow.config.load import checked, load_params
-from perflow.core import SOLVER_CALLS
+from perflow.config.axis import equal_edges, window_axis
+from perflow.config.chains import check_chains, link
+from perflow.config.load import checked, known, load_params
+from perflow.config.study import Skipped, Study
+from perflow.core import SOLVER_CALLS, WINDOW
+from perflow.core.grid import lay, stretches
 from perflow.datasets import DATASETS
 from perflow.errors import PerflowError
-from perflow.fingerprint import fingerprint
 from perflow.methods import METHODS, configuration
-from perflow.metrics import EXTRACTOR, METRICS
+from perflow.metrics import CLASSIFIER, EXTRACTORS, METRICS, NEEDS
 from perflow.models import FAMILIES, SCHEDULERS
 
-WINDOW = "window"
-"""The solver of a student on its own windows."""
+TIMESTEPS = 1000
+"""T, the trained timesteps of every base."""
 TEACHER, TEACHER_TWO = "teacher", "teacher-2"
 """Names of the reference trials of a base: common noise, and independent noise."""
-
-
-class Skipped(NamedTuple):
-    """A combination an axis names that cannot be."""
-
-    row: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Study:
-    """A resolved study: tables of named rows. A row that names another row is an edge of the DAG."""
-
-    name: str
-    seed: int
-    params: rows.Params
-    text: str
-    datasets: dict[str, rows.Dataset]
-    bases: dict[str, rows.Base]
-    extractors: dict[str, rows.Extractor]
-    pairs: dict[str, rows.Pairs]
-    students: dict[str, rows.Student]
-    deltas: dict[str, rows.Delta]
-    samples: dict[str, rows.Samples]
-    evaluations: dict[str, rows.Evaluation]
-    entries: dict[str, str] = field(default_factory=dict)
-    """Student -> the entry of params.yaml it comes from."""
-    skipped: list[Skipped] = field(default_factory=list)
-
-    def spec(self, table: str, name: str) -> dict[str, Any]:
-        """The spec of one row: the row, the seed, a fingerprint of the code that will read it."""
-        row = getattr(self, table)[name]
-        return {
-            "table": table,
-            "name": name,
-            "seed": self.seed,
-            "row": row.model_dump(mode="json"),
-            "fingerprint": fingerprint(*_readers(self, table, row)),
-        }
-
-
-TABLES = ("datasets", "bases", "extractors", "pairs", "students", "deltas", "samples", "evaluations")
 
 
 def load(path: str | Path) -> Study:
@@ -80,49 +40,33 @@ def load(path: str | Path) -> Study:
         raise PerflowError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def write_specs(study: Study, home: str | Path = ".", label: str = ".") -> None:
-    """Write results/specs/ below ``home``; a file whose content is unchanged is not touched.
-
-    ``label`` is what the study's home is called in MLflow: "." for the repository's own study.
-    """
-    root = Path(home) / "results" / "specs"
-    for table in TABLES:
-        for name in getattr(study, table):
-            _write_changed(root / table / f"{name}.json", study.spec(table, name))
-    _write_changed(root / "study.json", summary(study, label))
-
-
-def _write_changed(path: Path, content: Any) -> None:
-    text = artifacts.dumps(content)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        artifacts.write_text(path, text)
-
-
-def _known(table: str, place: str, name: Any, valid: Any) -> Any:
-    if name not in valid:
-        there = ", ".join(map(str, valid))
-        raise PerflowError(f"{place}: no {table} '{name}'; there {'is' if len(valid) == 1 else 'are'} {there}")
-    return name
-
-
 def _resolve(params: rows.Params, text: str) -> Study:
     for name, dataset in params.datasets.items():
-        _known("dataset source", f"datasets.{name}.source", dataset.source, DATASETS)
+        known("dataset source", f"datasets.{name}.source", dataset.source, DATASETS)
     for name, base in params.bases.items():
-        _known("family", f"bases.{name}.family", base.family, FAMILIES)
-        _known("dataset", f"bases.{name}.dataset", base.dataset, params.datasets)
+        known("family", f"bases.{name}.family", base.family, FAMILIES)
+        known("dataset", f"bases.{name}.dataset", base.dataset, params.datasets)
     for name, extractor in params.extractors.items():
-        _known("dataset", f"extractors.{name}.dataset", extractor.dataset, params.datasets)
+        known("kind", f"extractors.{name}.kind", extractor.kind, EXTRACTORS)
+        if extractor.kind == CLASSIFIER:
+            known("dataset", f"extractors.{name}.dataset", extractor.dataset, params.datasets)
     for name, recipe in params.pairs.items():
-        _known("solver", f"pairs.{name}.solver", recipe.solver, SOLVER_CALLS)
-    _known("extractor", "evaluation.extractor", params.evaluation.extractor, params.extractors)
+        known("solver", f"pairs.{name}.solver", recipe.solver, (*SOLVER_CALLS, *([WINDOW] if recipe.teacher else [])))
+    known("extractor", "evaluation.extractor", params.evaluation.extractor, params.extractors)
     for metric in params.evaluation.metrics:
-        _known("metric", "evaluation.metrics", metric, METRICS)
-    _known("solver", "sampling.teacher.solver", params.sampling.teacher.solver, SCHEDULERS)
-    _known("solver", "sampling.flow.solver", params.sampling.flow.solver, SOLVER_CALLS)
+        known("metric", "evaluation.metrics", metric, METRICS)
+        kind = params.extractors[params.evaluation.extractor].kind
+        if "attributes" in NEEDS.get(metric, ()) and kind != CLASSIFIER:
+            raise PerflowError(
+                f"evaluation.metrics: {metric} needs an extractor of kind {CLASSIFIER};"
+                f" '{params.evaluation.extractor}' ({kind}) reads no attributes"
+            )
+    known("solver", "sampling.teacher.solver", params.sampling.teacher.solver, SCHEDULERS)
+    known("solver", "sampling.flow.solver", params.sampling.flow.solver, SOLVER_CALLS)
     for solver in params.baselines.solvers:
-        _known("solver", "baselines.solvers", solver, SCHEDULERS)
+        known("solver", "baselines.solvers", solver, SCHEDULERS)
 
+    check_chains(params)
     study = Study(
         params.study, params.seed, params, text,
         dict(params.datasets), dict(params.bases), dict(params.extractors), {}, {}, {}, {}, {},
@@ -136,46 +80,84 @@ def _resolve(params: rows.Params, text: str) -> Study:
 
 def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
     params, place = study.params, f"students.{entry}"
-    _known("pairs", f"{place}.pairs", recipe.pairs, params.pairs)
+    known("pairs", f"{place}.pairs", recipe.pairs, params.pairs)
     for solver in recipe.trials.solvers:
-        _known("solver", f"{place}.trials.solvers", solver, (WINDOW, *SCHEDULERS))
-    method = _method(place, recipe.method)
+        known("solver", f"{place}.trials.solvers", solver, (WINDOW, *SCHEDULERS))
+        if recipe.prediction == "velocity" and solver != WINDOW:
+            raise PerflowError(
+                f"{place}.trials.solvers: {solver} reads what a base says, which a velocity student does not; got"
+                f" {recipe.trials.solvers}, valid: [{WINDOW}]"
+            )
+    method = _method(place, recipe)
     training = _training(place, params.training, recipe.training)
-    axis = _window_axis(place, recipe.windows)
+    axis = window_axis(place, recipe.windows)
     if isinstance(recipe.seeds, dict):
         for windows in recipe.seeds:
-            _known("number of windows", f"{place}.seeds", windows, sorted({len(edges) - 1 for _, edges in axis}))
+            known("number of windows", f"{place}.seeds", windows, sorted({len(edges) - 1 for _, edges in axis}))
     for base in recipe.bases if recipe.bases is not None else params.bases:
-        _known("base", f"{place}.bases", base, params.bases)
+        known("base", f"{place}.bases", base, params.bases)
         for label, edges in axis:
             pairs = _add_pairs(study, base, recipe.pairs, label, edges)
+            start = _start(params, place, recipe, base, label)
             for seed in range(_seeds(recipe.seeds, len(edges) - 1)):
                 name = f"{base}-{entry}-{label}-s{seed}"
                 if name in study.samples:
                     raise PerflowError(f"{place}: two rows with one name, '{name}'; rename one of them")
                 study.entries[name] = entry
                 study.students[name] = rows.Student(
-                    base=base, family=params.bases[base].family, pairs=pairs, edges=edges, path=recipe.path,
-                    prediction=recipe.prediction, method=method, training=training, seed=seed,
+                    base=base, family=params.bases[base].family, start=start, pairs=pairs, edges=edges,
+                    path=recipe.path, prediction=recipe.prediction, method=method, training=training, seed=seed,
                 )  # fmt: skip
-                trials = _student_trials(study, name, recipe.trials, len(edges) - 1)
+                trials = _student_trials(study, name, recipe.trials, edges)
                 windowed = WINDOW in recipe.trials.solvers
-                study.deltas[name] = rows.Delta(
-                    student=name, base=base, windowed=windowed, guidance=_guidance(params, recipe.trials)
-                )
+                own = _own(trials, len(edges) - 1)
+                study.deltas[name] = rows.Delta(student=name, base=base, windowed=windowed, trial=own)
                 _add_samples(study, name, base, trials, windowed)
+
+
+def _start(params: rows.Params, place: str, recipe: rows.StudentRecipe, base: str, label: str) -> str | None:
+    """The student whose weights a row starts from; its output must mean the same."""
+    if recipe.start is None:
+        return None
+    found = link(params, f"{place}.start", recipe.start, base, label)
+    if found.recipe.prediction != recipe.prediction:
+        raise PerflowError(
+            f"{place}.prediction: it starts from '{recipe.start}', which says {found.recipe.prediction};"
+            f" got {recipe.prediction!r}"
+        )
+    return found.row
 
 
 def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[float]) -> str:
     name = f"{base}-{recipe}-{label}"
     source = study.params.pairs[recipe]
+    teacher, window_steps = None, math.ceil(source.steps / (len(edges) - 1))
+    if source.teacher is not None:
+        teacher, window_steps = _taught_pairs(study.params, f"pairs.{recipe}", source, base, label, edges)
     row = rows.Pairs(
-        **source.model_dump(), base=base, dataset=study.params.bases[base].dataset, edges=edges,
-        window_steps=math.ceil(source.steps / (len(edges) - 1)),
+        **source.model_dump(exclude={"teacher"}), teacher=teacher, base=base,
+        dataset=study.params.bases[base].dataset, edges=edges, window_steps=window_steps,
     )  # fmt: skip
     if study.pairs.setdefault(name, row) != row:
         raise PerflowError(f"pairs.{recipe}: two rows with one name, '{name}'; rename one of them")
     return name
+
+
+def _taught_pairs(
+    params: rows.Params, place: str, source: rows.PairsRecipe, base: str, label: str, edges: list[float]
+) -> tuple[str, int]:
+    """The student that makes pairs, and its steps a window: on its own windows if it is sampled on them."""
+    found = link(params, f"{place}.teacher", source.teacher, base, label)
+    windowed = WINDOW in found.recipe.trials.solvers
+    if windowed != (source.solver == WINDOW):
+        valid = f"is sampled on its windows: {WINDOW}" if windowed else f"is not: one of {', '.join(SOLVER_CALLS)}"
+        raise PerflowError(f"{place}.solver: the teacher '{source.teacher}' {valid}; got {source.solver!r}")
+    if not windowed:
+        return found.row, math.ceil(source.steps / (len(edges) - 1))
+    try:
+        return found.row, len(stretches(found.edges, source.steps, edges)[0])
+    except PerflowError as error:
+        raise PerflowError(f"{place}.{error}") from None
 
 
 def _add_samples(study: Study, model: str, base: str, trials: list[rows.Trial], windowed: bool) -> None:
@@ -192,33 +174,48 @@ def _add_samples(study: Study, model: str, base: str, trials: list[rows.Trial], 
     )
 
 
-def nfe(solver: str, steps: int, guidance: float) -> int:
-    """Network evaluations of one sample: guidance other than 1 doubles them."""
+Guidance = float | list[float]
+
+
+def nfe(solver: str, steps: int, guidance: Guidance) -> int:
+    """Network evaluations of one sample: guidance other than 1 doubles them, window by window if it is given so."""
+    if isinstance(guidance, list):
+        return sum(1 if guidance[step.k] == 1 else 2 for step in lay(len(guidance), steps))
     calls = SCHEDULERS[solver].evaluations(steps) if solver in SCHEDULERS else steps
     return calls * (1 if guidance == 1 else 2)
 
 
-def scheduler_of(solver: str) -> dict[str, Any] | None:
-    """What a trial row says of its diffusers scheduler; None for a student's windows."""
+def scheduler_of(solver: str, windows: int | None = None) -> dict[str, Any] | None:
+    """What a trial row says of its diffusers scheduler; None for a student's windows.
+
+    ``windows`` is their number, for a scheduler that steps on the edges its student was taught on.
+    """
     if solver not in SCHEDULERS:
         return None
-    return {"class": SCHEDULERS[solver].scheduler} | SCHEDULERS[solver].options
+    found = SCHEDULERS[solver]
+    grid = {found.grid: windows} if found.grid and windows else {}
+    return {"class": found.scheduler} | found.options | grid
 
 
-def _guidance(params: rows.Params, trials: rows.TrialRecipe) -> float:
+def _guidance(params: rows.Params, trials: rows.TrialRecipe) -> Guidance:
     return params.sampling.teacher.guidance if trials.guidance is None else trials.guidance
 
 
-def _trial(solver: str, steps: int, guidance: float, name: str = "", stream: int = 0) -> rows.Trial:
+def _trial(
+    solver: str, steps: int, guidance: Guidance, name: str = "", stream: int = 0, windows: int | None = None
+) -> rows.Trial:
     return rows.Trial(
         name=name or f"{solver}-{steps}", solver=solver, steps=steps, guidance=guidance,
-        nfe=nfe(solver, steps, guidance), stream=stream, scheduler=scheduler_of(solver),
+        nfe=nfe(solver, steps, guidance), stream=stream,
+        scheduler=scheduler_of(solver, windows),
     )  # fmt: skip
 
 
 def _baseline_trials(params: rows.Params) -> list[rows.Trial]:
     teacher, baselines = params.sampling.teacher, params.baselines
     guidance = _guidance(params, baselines)
+    if isinstance(guidance, list):
+        raise PerflowError(f"baselines.guidance: a base has no windows; give one number, got {guidance}")
     references = [
         _trial(teacher.solver, teacher.steps, teacher.guidance, name, stream)
         for stream, name in enumerate((TEACHER, TEACHER_TWO))
@@ -226,31 +223,53 @@ def _baseline_trials(params: rows.Params) -> list[rows.Trial]:
     return references + [_trial(solver, n, guidance) for solver, n in product(baselines.solvers, baselines.steps)]
 
 
-def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, windows: int) -> list[rows.Trial]:
-    guidance = _guidance(study.params, recipe)
-    trials = []
+def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: list[float]) -> list[rows.Trial]:
+    """Every solver at every number of steps that it can take on these windows; the others are noted as skipped."""
+    guidance, windows, trials = _guidance(study.params, recipe), len(edges) - 1, []
+    if isinstance(guidance, list) and (len(guidance) != windows or recipe.solvers != [WINDOW]):
+        raise PerflowError(
+            f"students: '{name}' has {windows} windows and the solvers {recipe.solvers}; guidance {guidance} is for"
+            f" {len(guidance)} windows and [{WINDOW}]"
+        )
     for solver, steps in product(recipe.solvers, recipe.steps):
+        on_grid = solver in SCHEDULERS and SCHEDULERS[solver].grid
+        if on_grid and (edges != equal_edges(windows) or TIMESTEPS % windows):
+            raise PerflowError(
+                f"students: '{name}' cannot be sampled with {solver}, which steps on the edges of equal windows;"
+                f" their number must divide {TIMESTEPS}, as 50 does"
+            )
         if solver == WINDOW and steps < windows:
             study.skipped.append(Skipped(f"{name} {solver}-{steps}", f"{steps} steps cannot cross {windows} windows"))
+        elif on_grid and steps > windows:
+            study.skipped.append(Skipped(f"{name} {solver}-{steps}", f"{steps} steps on a grid of {windows} windows"))
         else:
-            trials.append(_trial(solver, steps, guidance))
+            trials.append(_trial(solver, steps, guidance, windows=windows))
     if not trials:
         raise PerflowError(
-            f"students: '{name}' has no trial left: every number in steps {recipe.steps} is below its {windows} windows"
+            f"students: '{name}' has no trial left: no number in steps {recipe.steps} goes with its {windows} windows"
         )
     return trials
 
 
-def _method(place: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The method with every option written out; PerflowError naming the known methods and options."""
-    options = dict(given)
-    name = _known("method", f"{place}.method", str(options.pop("name", "(none)")), METHODS)
+def _own(trials: list[rows.Trial], windows: int) -> rows.Trial:
+    """How a student is meant to be sampled: with its first solver, in one step a window, or, where that does not run
+    on windows, in the most steps it is tried with."""
+    first = trials[0]
+    if first.solver == WINDOW:
+        return _trial(WINDOW, windows, first.guidance)
+    return max((trial for trial in trials if trial.solver == first.solver), key=lambda trial: trial.steps)
+
+
+def _method(place: str, recipe: rows.StudentRecipe) -> dict[str, Any]:
+    """The method with every option written out; PerflowError naming the known methods and options, or what it needs."""
+    options = dict(recipe.method)
+    name = known("method", f"{place}.method", str(options.pop("name", "(none)")), METHODS)
     kind = configuration(name)
-    known = kind.__dataclass_fields__
+    valid = [field.name for field in fields(kind)]
     for option in options:
-        if option not in known:
+        if option not in valid:
             raise PerflowError(
-                f"{place}.method.{option}: unknown option of {name}; known: {', '.join(known) or 'none'}"
+                f"{place}.method.{option}: unknown option of {name}; known: {', '.join(valid) or 'none'}"
             )
     try:
         made = TypeAdapter(kind, config=None).validate_python(options, strict=False)
@@ -258,7 +277,10 @@ def _method(place: str, given: dict[str, Any]) -> dict[str, Any]:
         first = error.errors()[0]
         where = ".".join(str(part) for part in ("", *first["loc"]))
         raise PerflowError(f"{place}.method{where}: {first['msg'].removeprefix('Value error, ')}") from None
-    return {"name": name} | {option: getattr(made, option) for option in known}
+    for field, wanted in kind.needs.items():
+        if getattr(recipe, field) != wanted:
+            raise PerflowError(f"{place}.{field}: the method {name} needs {wanted}; got {getattr(recipe, field)!r}")
+    return {"name": name} | {option: getattr(made, option) for option in valid}
 
 
 def _training(place: str, common: rows.Optim, own: dict[str, Any]) -> rows.Optim:
@@ -267,108 +289,3 @@ def _training(place: str, common: rows.Optim, own: dict[str, Any]) -> rows.Optim
 
 def _seeds(seeds: int | dict[int, int], windows: int) -> int:
     return seeds if isinstance(seeds, int) else seeds.get(windows, 1)
-
-
-def _window_axis(place: str, given: Any) -> list[tuple[str, list[float]]]:
-    """``4``, ``[1, 2, 4]``, ``[1, 0.5, 0]`` or a list of these -> (label, edges), one for each value."""
-    is_edges = isinstance(given, list) and len(given) > 2 and given[-1] == 0 and not isinstance(given[-1], bool)
-    values = given if isinstance(given, list) and not is_edges else [given]
-    if not values:
-        raise PerflowError(f"{place}.windows: empty; give a number such as 4, or edges such as [1, 0.5, 0]")
-    axis = [_window_value(f"{place}.windows", value) for value in values]
-    if len({label for label, _ in axis}) < len(axis):
-        raise PerflowError(f"{place}.windows: the same windows stand twice in {given}")
-    return axis
-
-
-def _window_value(place: str, value: Any) -> tuple[str, list[float]]:
-    if isinstance(value, list):
-        if not all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in value):
-            raise PerflowError(f"{place}: edges must be numbers; got {value}")
-        try:
-            edges = [float(edge) for edge in rows.check_edges(value)]
-        except ValueError as error:
-            raise PerflowError(f"{place}: {error}") from None
-        return "e" + "_".join(f"{edge:g}" for edge in edges[1:-1]), edges
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
-        raise PerflowError(
-            f"{place}: windows are a whole number from 1 to 1000, or edges such as [1, 0.5, 0]; got {value!r}"
-        )
-    return f"k{value}", [(value - k) / value for k in range(value + 1)]
-
-
-def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
-    """The modules that will read a row: its stage and the plug-ins it names."""
-    match table:
-        case "datasets":
-            return "perflow.stages.fetch", DATASETS[row.source]
-        case "bases":
-            return "perflow.stages.base", FAMILIES[row.family], DATASETS[study.datasets[row.dataset].source]
-        case "extractors":
-            return "perflow.stages.extractor", EXTRACTOR, DATASETS[study.datasets[row.dataset].source]
-        case "pairs":
-            return "perflow.stages.cache", FAMILIES[study.bases[row.base].family]
-        case "students":
-            return "perflow.stages.train", FAMILIES[row.family], METHODS[row.method["name"]]
-        case "deltas":
-            return ("perflow.stages.export",)
-        case "samples":
-            return "perflow.stages.sample", FAMILIES[row.family]
-        case "evaluations":
-            return "perflow.stages.evaluate", EXTRACTOR, *(METRICS[metric] for metric in row.metrics)
-    raise KeyError(table)
-
-
-def summary(study: Study, label: str = ".") -> dict[str, Any]:
-    """results/specs/study.json: what the report and the tracker list, and nothing they would have to guess."""
-    params = study.params
-    hashes = {
-        table: {name: artifacts.spec_hash(study.spec(table, name)) for name in getattr(study, table)}
-        for table in TABLES
-    }
-    return {
-        "name": study.name,
-        "seed": study.seed,
-        "home": label,
-        "settings": params.model_dump(mode="json"),
-        "params_text": study.text,
-        "extractor": params.evaluation.extractor,
-        "teacher": params.sampling.teacher.model_dump(),
-        "models": [_model_summary(study, name, hashes) for name in study.samples],
-        "pairs": [{"name": n, "base": row.base, "spec": hashes["pairs"][n]} for n, row in study.pairs.items()],
-        "bases": [{"name": n, "spec": hashes["bases"][n]} for n in study.bases],
-        "extractors": [{"name": n, "spec": hashes["extractors"][n]} for n in study.extractors],
-        "skipped": [item._asdict() for item in study.skipped],
-        "fingerprint": fingerprint("perflow.tracking", *_report_modules()),
-    }
-
-
-def _report_modules() -> list[str]:
-    return [f"perflow.report.{path.stem}" for path in sorted((Path(__file__).parents[1] / "report").glob("*.py"))]
-
-
-def _model_summary(study: Study, name: str, hashes: dict[str, dict[str, str]]) -> dict[str, Any]:
-    samples = study.samples[name]
-    common = {
-        "name": name,
-        "base": samples.base,
-        "trials": [trial.model_dump() for trial in samples.trials],
-        "windowed": samples.windowed,
-        "spec": hashes["evaluations"][name],
-        "samples_spec": hashes["samples"][name],
-    }
-    if name in study.bases:
-        return common | {
-            "kind": "base", "entry": "training-free", "label": "training-free", "windows": None, "edges": None,
-            "seed": 0, "pairs": None, "method": None, "path": None, "prediction": study.bases[name].prediction,
-            "starts": None, "guidance_mode": None, "model_spec": hashes["bases"][name],
-        }  # fmt: skip
-    student, entry = study.students[name], study.entries[name]
-    pairs = study.pairs[student.pairs]
-    return common | {
-        "kind": "student", "entry": entry, "label": study.params.students[entry].label,
-        "windows": len(student.edges) - 1, "edges": student.edges, "seed": student.seed, "pairs": student.pairs,
-        "method": student.method["name"], "path": student.path, "prediction": student.prediction,
-        "starts": pairs.starts, "guidance_mode": "CFG-sync" if pairs.guidance == 1 else "CFG-fixed",
-        "model_spec": hashes["students"][name],
-    }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Edges = list[float]
 """Window edges, falling from 1 (noise) to 0 (data)."""
@@ -26,21 +26,36 @@ def check_edges(edges: Edges) -> Edges:
 def _check_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name):
         raise ValueError(f"a name is letters, digits, '.', '_' and '-' (at most 81); got {name!r}")
+    if name.endswith(".cost"):
+        raise ValueError(f"a name may not end in .cost, as the files of costs do; got {name!r}")
     return name
 
 
+def _check_label(label: str) -> str:
+    if not label.isprintable() or not 0 < len(label) <= 120:
+        raise ValueError("a label is one line of at most 120 characters")
+    return label
+
+
+_MOST = 10**9
 Name = Annotated[str, AfterValidator(_check_name)]
+Label = Annotated[str, AfterValidator(_check_label)]
 WindowEdges = Annotated[Edges, AfterValidator(check_edges)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+Several = Annotated[int, Field(ge=2, le=_MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Guidance = Annotated[float, Field(ge=0, le=100)]
+
+WindowGuidance = Guidance | Annotated[list[Guidance], Field(min_length=1)]
+"""One number, or one a window of the student (PeRFlow §4: dynamic CFG, such as 7.5-4-4-4)."""
 
 
 class Row(BaseModel):
     """Strict and frozen: unknown keys and wrong types are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Optim(Row):
@@ -49,7 +64,7 @@ class Optim(Row):
     steps: Count
     batch: Count = 64
     lr: Positive
-    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup: Annotated[int, Field(ge=0, le=_MOST)] = 0
     decay: Literal["constant", "cosine"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip: Positive = 1.0
@@ -57,15 +72,21 @@ class Optim(Row):
     precision: Literal["no", "bf16"] = "no"
 
 
+def _check_splits(counts: dict[str, int]) -> dict[str, int]:
+    if absent := [name for name in ("base", "extractor", "reference") if name not in counts]:
+        raise ValueError(f"there must be one for base, extractor and reference; {absent[0]} is missing")
+    return counts
+
+
 class Dataset(Row):
     """Images and captions from one source, rendered or copied into fixed splits."""
 
     source: str
     resolution: Count = 16
-    counts: dict[Literal["base", "extractor", "reference"], Count]
+    counts: Annotated[dict[Literal["base", "extractor", "reference"], Count], AfterValidator(_check_splits)]
 
 
-Channels = Annotated[int, Field(ge=8, multiple_of=8)]
+Channels = Annotated[int, Field(ge=8, le=2**16, multiple_of=8)]
 """Width of a level; a multiple of the 8 normalisation groups."""
 
 
@@ -76,6 +97,12 @@ class Text(Row):
     layers: Count = 2
     heads: Count = 2
     length: Count = 12
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Text:
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads; got {self.width} and {self.heads}")
+        return self
 
 
 class Base(Row):
@@ -93,6 +120,8 @@ class Base(Row):
     network: Optim
     time_power: Positive = 0.7
     """t = u^time_power while the network trains: below 1 means more noise."""
+    threads: Count = 1
+    """CPU threads while training; another number gives other last bits, and is no faster for so small a network."""
     drop: Share = 0.1
     """Share of captions replaced by the empty one, so that guidance is possible."""
 
@@ -103,28 +132,118 @@ class Base(Row):
         return self
 
 
-class Extractor(Row):
-    """A feature network: a small classifier of the data set's attributes."""
+class Source(Row):
+    """Where a pretrained checkpoint is: one of folder, hub and file."""
 
+    folder: str | None = None
+    """A diffusers pipeline folder."""
+    hub: str | None = None
+    """A repository of the hub, such as owner/name."""
+    revision: str | None = None
+    """The hub repository's commit, 40 hexadecimal digits: a branch moves."""
+    file: str | None = None
+    """A single .safetensors checkpoint."""
+    config: str | None = None
+    """A pipeline folder of the file's architecture."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Hash of the UNet's values; other values are refused."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        given = [name for name in ("folder", "hub", "file") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a source is one of folder, hub and file; got {', '.join(given) or 'none'}")
+        if (self.hub is None) != (self.revision is None) or not re.fullmatch(
+            r"[0-9a-f]{40}", self.revision or "0" * 40
+        ):
+            raise ValueError(f"hub goes with a revision of 40 hexadecimal digits, a commit; got {self.revision!r}")
+        if (self.file is None) != (self.config is None):
+            raise ValueError("file goes with config, a pipeline folder of its architecture; got one of them")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """folder, hub or file."""
+        return next(name for name in ("folder", "hub", "file") if getattr(self, name) is not None)
+
+    @property
+    def origin(self) -> dict[str, str] | None:
+        """Where anybody can find it again; None for what lies on this machine."""
+        return {"hub": str(self.hub), "revision": str(self.revision)} if self.hub else None
+
+
+class Pretrained(Row):
+    """A base that was trained elsewhere, taken as it is."""
+
+    family: str
     dataset: Name
-    training: Optim
+    """Images and captions to teach and to measure with, at the checkpoint's resolution."""
+    source: Source
+    prediction: Literal["epsilon", "v", "x0"] = "epsilon"
+    """What the checkpoint predicts; compared with what it says itself."""
+    threads: Count = 1
+    """CPU threads while it is prepared."""
+
+
+ANY_BASE = {"union[trained]": Base, "union[pretrained]": Pretrained}
+"""The row types of a base, by their tag."""
+
+
+def _base_tag(given: Any) -> str:
+    pretrained = isinstance(given, Pretrained) or (isinstance(given, dict) and "source" in given)
+    return "union[pretrained]" if pretrained else "union[trained]"
+
+
+AnyBase = Annotated[
+    Annotated[Base, Tag("union[trained]")] | Annotated[Pretrained, Tag("union[pretrained]")], Discriminator(_base_tag)
+]
+
+
+class Extractor(Row):
+    """A feature network: a small classifier of a data set's attributes, or one that others trained."""
+
+    kind: str = "classifier"
+    dataset: Name | None = None
+    """Of a classifier, as is ``training``."""
+    training: Optim | None = None
+    weights: str | None = None
+    """Of any other kind: a safetensors file; a relative path starts at the repository."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Extractor:
+        own, foreign = ("dataset", "training"), ("weights", "sha256")
+        needed, other = (own, foreign) if self.kind == "classifier" else (foreign, own)
+        absent = [name for name in needed if getattr(self, name) is None]
+        surplus = [name for name in other if getattr(self, name) is not None]
+        if absent or surplus:
+            raise ValueError(
+                f"an extractor of kind {self.kind} has {' and '.join(needed)}, and no {' or '.join(other)};"
+                f" got {', '.join(sorted(self.model_fields_set)) or 'nothing'}"
+            )
+        return self
 
 
 class PairsRecipe(Row):
     """How the teacher makes window pairs; the windows come from the students that use them."""
 
-    starts: Literal["data", "trajectory"] = "data"
+    starts: Literal["data", "trajectory", "mixture"] = "data"
+    """Where windows start: noised real latents, the teacher's trajectories from t=1, or half of each window's pairs
+    either way."""
     guidance: Guidance
     drop: Share = 0.0
     """Share of pairs whose caption is the empty one (CFG-sync), decided by pair index."""
     solver: str = "ddim"
     steps: Count
-    """Teacher steps from t=1 to t=0; a window gets ceil(steps / windows)."""
+    """Teacher steps from t=1 to t=0; a window gets ceil(steps / windows). A student solved on its own windows
+    (solver ``window``) takes them as when it is sampled."""
     count: Count
+    teacher: Name | None = None
+    """An entry of ``students`` that makes the pairs; None: the base."""
 
 
 class Pairs(PairsRecipe):
-    """One cache: a recipe on one base and one set of window edges."""
+    """One cache: a recipe on one base and one set of window edges; ``teacher`` is a student's row, or None."""
 
     base: Name
     dataset: Name
@@ -146,13 +265,16 @@ class TrialRecipe(Row):
 
     solvers: Annotated[list[str], Field(min_length=1), AfterValidator(_check_once)]
     steps: Annotated[list[Steps], Field(min_length=1), AfterValidator(_check_once)]
-    guidance: Guidance | None = None
+    guidance: WindowGuidance | None = None
+
+
+_MOST_TRIALS = 5000
 
 
 class StudentRecipe(Row):
     """An entry of params.yaml; ``bases``, ``windows`` and ``seeds`` are axes."""
 
-    label: str
+    label: Label
     bases: Annotated[list[Name], Field(min_length=1), AfterValidator(_check_once)] | None = None
     """None: every base of the study."""
     pairs: Name
@@ -165,6 +287,8 @@ class StudentRecipe(Row):
     training: dict[str, Any] = {}
     """Differences from the study's ``training``."""
     trials: TrialRecipe
+    start: Name | None = None
+    """An entry of ``students`` whose weights it starts from; None: the base."""
 
     @model_validator(mode="before")
     @classmethod
@@ -174,19 +298,43 @@ class StudentRecipe(Row):
             return data | {"method": {"name": data["method"]}}
         return data
 
+    @model_validator(mode="after")
+    def _bounded(self) -> StudentRecipe:
+        windows = len(self.windows) if isinstance(self.windows, list) else 1
+        seeds = max(self.seeds.values(), default=1) if isinstance(self.seeds, dict) else self.seeds
+        trials = windows * seeds * len(self.trials.solvers) * len(self.trials.steps)
+        if trials > _MOST_TRIALS:
+            raise ValueError(f"expands to {trials:,} trials; at most {_MOST_TRIALS:,} an entry")
+        return self
+
 
 class Student(Row):
     """One training: what it learns from, what its output means, how, with which seed."""
 
     base: Name
     family: str
+    start: Name | None = None
+    """The student whose weights it starts from; None: the base."""
     pairs: Name
     edges: WindowEdges
     path: Literal["straight", "diffusion"]
     prediction: Literal["ddim_eps", "diff_eps", "velocity"]
     method: dict[str, Any]
     training: Optim
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
+
+
+class Trial(Row):
+    """A model with a solver, steps and guidance; ``stream`` 0 is the common noise."""
+
+    name: Name
+    solver: str
+    steps: Steps
+    guidance: WindowGuidance
+    nfe: Count
+    stream: Annotated[int, Field(ge=0)] = 0
+    scheduler: dict[str, Any] | None = None
+    """A training-free solver's diffusers class (``class``) and options; None on a student's windows."""
 
 
 class Delta(Row):
@@ -196,21 +344,8 @@ class Delta(Row):
     base: Name
     windowed: bool
     """Whether the student samples on its windows (its header then describes a scheduler)."""
-    guidance: Guidance
-    """The guidance the student is meant to be sampled with."""
-
-
-class Trial(Row):
-    """A model with a solver, steps and guidance; ``stream`` 0 is the common noise."""
-
-    name: Name
-    solver: str
-    steps: Steps
-    guidance: Guidance
-    nfe: Count
-    stream: Annotated[int, Field(ge=0)] = 0
-    scheduler: dict[str, Any] | None = None
-    """A training-free solver's diffusers class (``class``) and options; None on a student's windows."""
+    trial: Trial
+    """How the student is meant to be sampled."""
 
 
 class TeacherRecipe(Row):
@@ -225,7 +360,7 @@ class FlowRecipe(Row):
     """How straightness and end-point error are measured on the student's own path."""
 
     items: Count
-    substeps: Annotated[int, Field(ge=2)] = 4
+    substeps: Several = 4
     solver: str = "heun"
     solver_steps: Count = 32
     """Least teacher steps from t=1 to t=0 for what counts as exact: each of the substeps of each window gets
@@ -236,8 +371,8 @@ class Sampling(Row):
     """What every model is asked to draw."""
 
     split: Literal["reference"] = "reference"
-    prompts: Annotated[int, Field(ge=2)]
-    per_prompt: Annotated[int, Field(ge=2)]
+    prompts: Several
+    per_prompt: Several
     teacher: TeacherRecipe
     flow: FlowRecipe
 
@@ -261,7 +396,7 @@ class EvaluationRecipe(Row):
     extractor: Name
     metrics: Annotated[list[str], Field(min_length=1)]
     split: Literal["reference"] = "reference"
-    groups: Annotated[int, Field(ge=4)] = 20
+    groups: Annotated[int, Field(ge=4, le=_MOST)] = 20
     """Groups of prompts left out in turn by the jackknife."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
@@ -278,9 +413,9 @@ class Params(Row):
     """params.yaml as a whole."""
 
     study: Name
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     datasets: dict[Name, Dataset]
-    bases: dict[Name, Base]
+    bases: dict[Name, AnyBase]
     extractors: dict[Name, Extractor]
     pairs: dict[Name, PairsRecipe]
     training: Optim

@@ -41,22 +41,31 @@ def write(path: str | Path, rows: Iterable[Mapping[str, Any]], attributes: Itera
     return list(features)
 
 
+def manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest of a data set; PerflowError naming it if it is another file."""
+    what = "a manifest of a data set"
+    return artifacts.read_object(path, what, spec=str, files=dict, resolution=int, attributes=dict, words=list)
+
+
 def split_file(manifest_path: str | Path, split: str) -> Path:
     """The Parquet file of ``split``, verified: PerflowError naming it if it is missing or altered."""
-    files = artifacts.read_json(manifest_path)["files"]
+    files = manifest(manifest_path)["files"]
     if split not in files:
         raise PerflowError(f"{manifest_path}: no split '{split}'; there are {', '.join(sorted(files))}")
-    path = Path(manifest_path).parent / files[split]["file"]
-    return artifacts.verify_file(path, files[split]["sha256"], manifest_path)
+    return artifacts.beside(manifest_path, files[split])
 
 
 def load(manifest_path: str | Path, split: str) -> datasets.Dataset:
     """Read one split into memory (nothing is copied to a cache); PerflowError if the file was altered."""
     import datasets
     import pyarrow.parquet as parquet
+    from pyarrow import ArrowException
 
-    table = parquet.read_table(split_file(manifest_path, split))
-    return datasets.Dataset(datasets.table.InMemoryTable(table))
+    path = split_file(manifest_path, split)
+    try:
+        return datasets.Dataset(datasets.table.InMemoryTable(parquet.read_table(path)))
+    except (ArrowException, OSError, ValueError) as error:
+        raise PerflowError(f"{path}: not a readable split ({error}); delete {manifest_path} and run again") from None
 
 
 def images(dataset: datasets.Dataset) -> np.ndarray:

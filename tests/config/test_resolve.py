@@ -5,7 +5,7 @@ import json
 import pytest
 
 from perflow import config, fingerprint
-from perflow.config.resolve import TABLES
+from perflow.config import TABLES
 from perflow.errors import PerflowError
 
 
@@ -98,6 +98,25 @@ def test_guidance_doubles_the_network_evaluations(tiny_params, write_params):
     assert study.samples["eps-perflow-k2-s0"].trials[0].nfe == 2
 
 
+def test_guidance_may_be_given_by_window(tiny_params, write_params):
+    entry = tiny_params["students"]["perflow"]
+    entry |= {"windows": 2, "trials": {"solvers": ["window"], "steps": [2, 5], "guidance": [7.5, 1.0]}}
+    study = load(write_params, tiny_params)
+    trials = study.samples["eps-perflow-k2-s0"].trials
+    assert [trial.guidance for trial in trials] == [[7.5, 1.0]] * 2
+    assert [trial.nfe for trial in trials] == [2 + 1, 3 * 2 + 2]  # five steps: three in the noisier window
+    entry["windows"] = [1, 2]
+    with pytest.raises(PerflowError, match=r"'eps-perflow-k1-s0' has 1 windows.*\[7.5, 1.0\] is for 2 windows"):
+        load(write_params, tiny_params)
+    entry |= {"windows": 2, "trials": entry["trials"] | {"solvers": ["window", "ddim"]}}
+    with pytest.raises(PerflowError, match=r"the solvers \['window', 'ddim'\]; guidance"):
+        load(write_params, tiny_params)
+    entry["trials"] = entry["trials"] | {"solvers": ["window"], "guidance": 1.0}
+    tiny_params["baselines"]["guidance"] = [7.5, 1.0]
+    with pytest.raises(PerflowError, match="baselines.guidance: a base has no windows; give one number"):
+        load(write_params, tiny_params)
+
+
 def test_specs_are_rewritten_only_when_they_change(tiny_params, write_params, tmp_path):
     study = load(write_params, tiny_params)
     config.write_specs(study, tmp_path)
@@ -105,6 +124,17 @@ def test_specs_are_rewritten_only_when_they_change(tiny_params, write_params, tm
     assert len(files) == sum(len(getattr(study, t)) for t in TABLES) + 1
     config.write_specs(study, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_an_extractor_that_others_trained_is_a_row_of_its_own(tiny_params, write_params):
+    before = specs(load(write_params, tiny_params))
+    tiny_params["extractors"]["SqueezeNet"] = {"kind": "squeezenet", "weights": "w.safetensors", "sha256": "0" * 64}
+    assert changed(before, specs(load(write_params, tiny_params))) == set()
+    tiny_params["evaluation"] |= {"extractor": "SqueezeNet", "metrics": ["fd_teacher", "diversity"]}
+    study = load(write_params, tiny_params)
+    assert changed(before, specs(study)) == {"evaluations"}
+    assert "SqueezeNet" in config.plan(study)
+    assert "<- weights w.safetensors  squeezenet, sha256 000000000000" in config.plan(study)
 
 
 def test_every_stage_with_a_spec_is_fingerprinted_with_its_plug_ins(tiny_params, write_params, monkeypatch):
@@ -118,3 +148,31 @@ def test_every_stage_with_a_spec_is_fingerprinted_with_its_plug_ins(tiny_params,
     monkeypatch.setattr(fingerprint, "_text", edited)
     after = specs(study)
     assert {key for key in before if before[key] != after[key]} == {("students", "v-distilled-k2-s0")}
+
+
+def test_lcm_steps_on_the_edges_its_student_was_taught_on(tiny_params, write_params):
+    entry = tiny_params["students"]["perflow"]
+    entry |= {
+        "path": "diffusion",
+        "method": "consistency",
+        "windows": [4, 20],
+        "trials": {"solvers": ["lcm"], "steps": [1, 8]},
+    }
+    study = load(write_params, tiny_params)
+    taught = study.samples["eps-perflow-k20-s0"].trials
+    assert [trial.scheduler["original_inference_steps"] for trial in taught] == [20, 20]
+    assert study.deltas["eps-perflow-k20-s0"].trial == taught[1]
+    assert [item.row for item in study.skipped] == ["eps-perflow-k4-s0 lcm-8"]
+    assert taught[0].scheduler["class"] == "LCMScheduler"
+    for windows in (3, [1, 0.3, 0]):
+        entry["windows"] = windows
+        with pytest.raises(PerflowError, match=r"cannot be sampled with lcm.* number must divide 1000, as 50 does"):
+            load(write_params, tiny_params)
+
+
+def test_a_method_says_what_it_needs_of_its_row(tiny_params, write_params):
+    tiny_params["students"]["perflow"]["method"] = "consistency"
+    with pytest.raises(
+        PerflowError, match=r"students.perflow.path: the method consistency needs diffusion; got 'straight'"
+    ):
+        load(write_params, tiny_params)

@@ -1,0 +1,99 @@
+"""results/specs/: what the stages, the report and the tracker read of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perflow import artifacts
+from perflow.config import places
+from perflow.config.study import TABLES, Study
+from perflow.fingerprint import fingerprint
+
+
+def write_specs(study: Study, home: str | Path = ".", label: str = ".") -> None:
+    """Write results/specs/ below ``home``; a file whose content is unchanged is not touched.
+
+    ``label`` is what the study's home is called in MLflow: "." for the repository's own study.
+    """
+    for place, content in specs(study, label).items():
+        path, text = Path(home) / place, artifacts.dumps(content)
+        if not path.is_file() or path.read_bytes() != text.encode():
+            artifacts.write_text(path, text)
+
+
+def specs(study: Study, label: str = ".") -> dict[Path, dict[str, Any]]:
+    """Every file of results/specs/ and its content."""
+    rows = {places.spec(table, name): study.spec(table, name) for table in TABLES for name in getattr(study, table)}
+    return rows | {places.SUMMARY: summary(study, label)}
+
+
+def summary(study: Study, label: str = ".") -> dict[str, Any]:
+    """results/specs/study.json: what the report and the tracker list, and nothing they would have to guess."""
+    params = study.params
+    hashes = {
+        table: {name: artifacts.spec_hash(study.spec(table, name)) for name in getattr(study, table)}
+        for table in TABLES
+    }
+    return {
+        "name": study.name,
+        "seed": study.seed,
+        "home": label,
+        "settings": params.model_dump(mode="json"),
+        "params_text": study.text,
+        "extractor": params.evaluation.extractor,
+        "teacher": params.sampling.teacher.model_dump(),
+        "models": [_model_summary(study, name, hashes) for name in study.samples],
+        "pairs": [{"name": n, "base": row.base, "spec": hashes["pairs"][n]} for n, row in study.pairs.items()],
+        "bases": [{"name": n, "spec": hashes["bases"][n]} for n in study.bases],
+        "extractors": [{"name": n, "spec": hashes["extractors"][n]} for n in study.extractors],
+        "skipped": [item._asdict() for item in study.skipped],
+        "fingerprint": fingerprint("perflow.tracking", *_report_modules()),
+    }
+
+
+def _report_modules() -> list[str]:
+    return [f"perflow.report.{path.stem}" for path in sorted((Path(__file__).parents[1] / "report").glob("*.py"))]
+
+
+def _model_summary(study: Study, name: str, hashes: dict[str, dict[str, str]]) -> dict[str, Any]:
+    samples = study.samples[name]
+    common = {
+        "name": name,
+        "base": samples.base,
+        "trials": [trial.model_dump() for trial in samples.trials],
+        "windowed": samples.windowed,
+        "spec": hashes["evaluations"][name],
+        "samples_spec": hashes["samples"][name],
+    }
+    if name in study.bases:
+        return common | {
+            "kind": "base", "entry": "training-free", "label": "training-free", "windows": None, "edges": None,
+            "seed": 0, "pairs": None, "method": None, "path": None, "prediction": study.bases[name].prediction,
+            "starts": None, "guidance_mode": None, "links": [], "model_spec": hashes["bases"][name],
+        }  # fmt: skip
+    student, entry = study.students[name], study.entries[name]
+    pairs = study.pairs[student.pairs]
+    return common | {
+        "kind": "student", "entry": entry, "label": study.params.students[entry].label,
+        "windows": len(student.edges) - 1, "edges": student.edges, "seed": student.seed, "pairs": student.pairs,
+        "method": student.method["name"], "path": student.path, "prediction": student.prediction,
+        "starts": pairs.starts, "guidance_mode": _guidance_mode(study, student.pairs),
+        "links": _links(study, name),
+        "model_spec": hashes["students"][name],
+    }  # fmt: skip
+
+
+def _links(study: Study, name: str) -> list[str]:
+    """The students a student rests on, by its start and its teacher and theirs, each once."""
+    student = study.students[name]
+    direct = [other for other in (student.start, study.pairs[student.pairs].teacher) if other]
+    return list(dict.fromkeys([*direct, *(far for near in direct for far in _links(study, near))]))
+
+
+def _guidance_mode(study: Study, pairs: str) -> str:
+    """CFG-fixed if any teacher of the chain was guided: its guidance is then in the student's weights."""
+    row = study.pairs[pairs]
+    if row.guidance != 1:
+        return "CFG-fixed"
+    return _guidance_mode(study, study.students[row.teacher].pairs) if row.teacher else "CFG-sync"

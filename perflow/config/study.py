@@ -1,0 +1,80 @@
+"""A resolved study: tables of rows, and the spec of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from perflow.config import rows
+from perflow.datasets import DATASETS
+from perflow.fingerprint import fingerprint
+from perflow.methods import METHODS
+from perflow.metrics import EXTRACTORS, METRICS
+from perflow.models import FAMILIES
+
+TABLES = ("datasets", "bases", "extractors", "pairs", "students", "deltas", "samples", "evaluations")
+
+
+class Skipped(NamedTuple):
+    """A combination an axis names that cannot be."""
+
+    row: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A resolved study: tables of named rows. A row that names another row is an edge of the DAG."""
+
+    name: str
+    seed: int
+    params: rows.Params
+    text: str
+    datasets: dict[str, rows.Dataset]
+    bases: dict[str, rows.AnyBase]
+    extractors: dict[str, rows.Extractor]
+    pairs: dict[str, rows.Pairs]
+    students: dict[str, rows.Student]
+    deltas: dict[str, rows.Delta]
+    samples: dict[str, rows.Samples]
+    evaluations: dict[str, rows.Evaluation]
+    entries: dict[str, str] = field(default_factory=dict)
+    """Student -> the entry of params.yaml it comes from."""
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def spec(self, table: str, name: str) -> dict[str, Any]:
+        """The spec of one row: the row, the seed, a fingerprint of the code that will read it."""
+        row = getattr(self, table)[name]
+        return {
+            "table": table,
+            "name": name,
+            "seed": self.seed,
+            "row": row.model_dump(mode="json"),
+            "fingerprint": fingerprint(*_readers(self, table, row)),
+        }
+
+
+def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
+    """The modules that will read a row: its stage and the plug-ins it names."""
+    match table:
+        case "datasets":
+            return "perflow.stages.fetch", DATASETS[row.source]
+        case "bases" if isinstance(row, rows.Pretrained):
+            return "perflow.stages.prepare", FAMILIES[row.family]
+        case "bases":
+            return "perflow.stages.base", FAMILIES[row.family], DATASETS[study.datasets[row.dataset].source]
+        case "extractors":
+            source = [DATASETS[study.datasets[row.dataset].source]] if row.dataset else []
+            return "perflow.stages.extractor", EXTRACTORS[row.kind], *source
+        case "pairs":
+            return "perflow.stages.cache", FAMILIES[study.bases[row.base].family]
+        case "students":
+            return "perflow.stages.train", FAMILIES[row.family], METHODS[row.method["name"]]
+        case "deltas":
+            return ("perflow.stages.export",)
+        case "samples":
+            return "perflow.stages.sample", FAMILIES[row.family]
+        case "evaluations":
+            kind = study.extractors[row.extractor].kind
+            return "perflow.stages.evaluate", EXTRACTORS[kind], *(METRICS[metric] for metric in row.metrics)
+    raise KeyError(table)
