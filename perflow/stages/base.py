@@ -32,7 +32,7 @@ def base(spec: Spec, dataset: Path, out: Path, state: Path, device: str = "cpu")
     ``curve.jsonl``.
     """
     row = Base.model_validate(spec.row)
-    manifest = artifacts.read_json(dataset)
+    manifest = store.manifest(dataset)
     data = store.load(dataset, "base")
     images, captions = store.images(data), data["text"]
     folder = out.parent / "pipeline"

@@ -12,9 +12,10 @@ from torch import Tensor
 from perflow import artifacts, pairs
 from perflow.artifacts import Spec
 from perflow.config.rows import Pairs
-from perflow.core import guidance
+from perflow.core import WINDOW, guidance
 from perflow.core.chunks import chunked
-from perflow.core.fields import base_field
+from perflow.core.fields import base_field, follow
+from perflow.core.grid import stretches
 from perflow.core.rng import generator, normal
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.core.windows import Windows
@@ -31,35 +32,37 @@ def cache(
 ) -> Generator[Step, None, dict[str, int]]:
     """Write shards beside ``out`` and last ``out``, the manifest of the pairs.
 
-    An item is a window (``starts: data``: noised real latents, PeRFlow eq. 3) or a trajectory through
-    all windows (``starts: trajectory``). Everything about item i is a function of (seed, i), so neither
-    chunks nor shards nor an interruption change its bytes. A sound shard of this spec is kept.
+    An item is a window (``starts: data``: noised real latents, PeRFlow eq. 3) or a trajectory through all
+    windows (``starts: trajectory``); of a ``mixture`` the first half of each window's pairs are of trajectories.
+    Everything about item i is a function of (seed, i), so neither chunks nor shards nor an interruption
+    change its bytes. A sound shard of this spec is kept.
     """
     row = Pairs.model_validate(spec.row)
     work = _Work.load(spec, row, teacher, dataset, device)
     folder = out.parent
     entries = []
     shards = work.shards(shard_items)
-    for index, items in enumerate(shards):
+    for index, (items, crossed) in enumerate(shards):
         path = folder / pairs.shard_name(index)
         header = {"spec": spec.hash, "teacher": work.teacher.sha256, "items": [int(items[0]), int(items[-1])]}
         if not _sound(path, header):
-            tensors = work.solve(items)
+            tensors = work.solve(items, crossed)
             artifacts.write_tensors(path, tensors, header | {"sha256": artifacts.tensor_hash(tensors)})
         entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
-        yield Step("pairs", int(items[-1]) + 1, work.items)
+        yield Step("pairs", int(items[-1]) + 1, int(shards[-1][0][-1]) + 1)
     conditions = folder / pairs.CONDITIONS
     artifacts.write_tensors(conditions, {"conditions": work.conditions}, {"spec": spec.hash, "captions": work.captions})
     artifacts.write_json(out, {
         "spec": spec.hash,
-        "teacher": {"name": row.base, "sha256": work.teacher.sha256},
+        "base": {"name": row.base, "sha256": work.teacher.base_sha256},
+        "teacher": {"name": work.teacher.name, "sha256": work.teacher.sha256},
         "edges": row.edges, "starts": row.starts, "solver": row.solver, "window_steps": row.window_steps,
-        "guidance": row.guidance, "drop": row.drop, "count": work.items * work.windows_each,
-        "teacher_evaluations": work.items * work.evaluations,
+        "guidance": row.guidance, "drop": row.drop, "count": work.pairs,
+        "teacher_evaluations": work.evaluations,
         "shards": entries,
         "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},
     })  # fmt: skip
-    return {"teacher_evaluations": work.items * work.evaluations}
+    return {"teacher_evaluations": work.evaluations}
 
 
 def _sound(path: Path, header: dict) -> bool:
@@ -101,14 +104,9 @@ class _Work:
         )  # fmt: skip
 
     @property
-    def windows_each(self) -> int:
-        """Windows that one item solves."""
-        return len(self.windows) if self.row.starts == "trajectory" else 1
-
-    @property
-    def items(self) -> int:
-        """Items of the cache: ``count`` pairs, rounded up to whole windows or trajectories."""
-        return self._per_window * (1 if self.row.starts == "trajectory" else len(self.windows))
+    def pairs(self) -> int:
+        """Pairs of the cache: ``count``, rounded up to as many for each window."""
+        return self._per_window * len(self.windows)
 
     @property
     def _per_window(self) -> int:
@@ -116,44 +114,53 @@ class _Work:
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of the teacher for one item."""
-        return self.windows_each * evaluations(self.row.solver, self.row.window_steps) * guidance.nfe(self.row.guidance)
+        """Network evaluations of the teacher for all pairs."""
+        row = self.row
+        calls = row.window_steps if row.solver == WINDOW else evaluations(row.solver, row.window_steps)
+        return self.pairs * calls * guidance.nfe(row.guidance)
 
-    def shards(self, size: int) -> list[Tensor]:
-        """Item numbers of each shard: consecutive, and with ``starts: data`` within one window."""
-        blocks = torch.arange(self.items).split(self._per_window)
-        return [shard for block in blocks for shard in block.split(size)]
+    def shards(self, size: int) -> list[tuple[Tensor, range]]:
+        """Consecutive items of each shard, and the windows that each of them crosses."""
+        each, every = self._per_window, range(len(self.windows))
+        whole = {"data": 0, "mixture": -(-each // 2), "trajectory": each}[self.row.starts]
+        blocks = [(torch.arange(whole), every)]
+        for k in every:
+            blocks.append((torch.arange(each - whole) + whole + k * (each - whole), range(k, k + 1)))
+        return [(shard, crossed) for items, crossed in blocks if len(items) for shard in items.split(size)]
 
     @torch.inference_mode()
-    def solve(self, items: Tensor) -> dict[str, Tensor]:
-        """The pairs of ``items``."""
+    def solve(self, items: Tensor, crossed: range) -> dict[str, Tensor]:
+        """The pairs of ``items``, each from real latents noised to the first of the windows ``crossed``."""
         seed, recipe = self.spec.seed, self.row
         draws = [generator(seed, "pair", int(i)) for i in items]
         image = torch.cat([torch.randint(len(self.latents), (1,), generator=rng) for rng in draws])
         dropped = torch.cat([torch.rand(1, generator=rng) for rng in draws]) < recipe.drop
         caption = torch.where(dropped, 0, self.caption_of[image])
         noise = normal(self.latents.shape[1:], seed, "pair-noise", items.tolist()).to(self.device)
-        first = 0 if recipe.starts == "trajectory" else int(items[0]) // self._per_window
-        t = self.windows.start(first)
+        t = self.windows.start(crossed[0])
         x = self.teacher.base.schedule.alpha(t) * self.latents[image] + self.teacher.base.schedule.sigma(t) * noise
         x = x.float()
         nodes = [x]
-        for k in range(first, first + self.windows_each):
+        for k in crossed:
             x = chunked(lambda x, c, k=k: self._cross(x, c, k), _CHUNK, x, caption.to(self.device))
             nodes.append(x)
-        windows = torch.arange(first, first + self.windows_each, dtype=torch.int32).repeat_interleave(len(items))
+        windows = torch.tensor(crossed, dtype=torch.int32).repeat_interleave(len(items))
         return {
             "start": torch.cat(nodes[:-1]),
             "end": torch.cat(nodes[1:]),
             "k": windows,
-            "caption": caption.int().repeat(self.windows_each),
+            "caption": caption.int().repeat(len(crossed)),
         }
 
     def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
-        """The teacher's solution over window k."""
+        """The teacher's solution over window k: a base's with a solver, a student's on its own windows."""
+        teacher, row = self.teacher, self.row
         network = guidance.guided(
-            self.teacher.base.network(), self.conditions[caption], self.conditions[:1], self.row.guidance
+            teacher.base.network(teacher.unet), self.conditions[caption], self.conditions[:1], row.guidance
         )
-        field = base_field(network, self.teacher.base.schedule, self.teacher.base.prediction)
-        times = torch.linspace(0, 1, self.row.window_steps + 1, dtype=torch.float64)
-        return SOLVERS[self.row.solver](field, x, self.windows.time(k, times).tolist(), self.teacher.base.schedule)
+        if row.solver == WINDOW:
+            own = teacher.flow.windows.edges
+            return follow(network, teacher.flow, x, stretches(own, row.steps, row.edges)[k])
+        field = base_field(network, teacher.base.schedule, teacher.base.prediction)
+        times = torch.linspace(0, 1, row.window_steps + 1, dtype=torch.float64)
+        return SOLVERS[row.solver](field, x, self.windows.time(k, times).tolist(), teacher.base.schedule)

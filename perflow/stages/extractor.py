@@ -1,9 +1,11 @@
-"""extractor: train the feature network that every model of a study is measured with."""
+"""extractor: the feature network that every model of a study is measured with, trained or taken in."""
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,9 @@ from perflow.artifacts import Spec
 from perflow.config import rows
 from perflow.core.rng import generator
 from perflow.datasets import store
+from perflow.errors import PerflowError
 from perflow.loop import Loop, Step
+from perflow.metrics import CLASSIFIER, EXTRACTORS
 from perflow.metrics.features import Extractor, to_input
 
 _TURN = 0.3  # largest off-diagonal entry of the random linear map
@@ -23,14 +27,46 @@ _STRETCH = 0.2
 _SHIFT = 0.15  # of half the image's side
 
 
-def extractor(spec: Spec, dataset: Path, out: Path, state: Path, device: str = "cpu") -> Iterator[Step]:
-    """Train on the split "extractor" of a data set's manifest; write ``out``, ``curve.jsonl`` beside it.
+def extractor(spec: Spec, source: Path, out: Path, state: Path, device: str = "cpu") -> Iterator[Step]:
+    """Write ``out``, and ``curve.jsonl`` beside it.
 
-    The header of ``out`` holds the architecture and the accuracy by attribute on the split "reference",
-    whose handwritten digits the network has never seen.
+    A classifier is trained on the split "extractor" of the manifest ``source``; the header of ``out`` holds its
+    architecture and the accuracy by attribute on the split "reference", whose handwritten digits it has never
+    seen. Of any other kind ``source`` is the file of the weights, and the curve is empty.
+    PerflowError if that file is not the one the row names, or holds another network.
     """
     row = rows.Extractor.model_validate(spec.row)
-    manifest = artifacts.read_json(dataset)
+    if row.kind == CLASSIFIER:
+        yield from _train(spec, row, source, out, state, device)
+    else:
+        _take_in(spec, row, source, out)
+        yield Step("extractor", 1, 1)
+
+
+def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path) -> None:
+    found = artifacts.sha256_file(weights)
+    if found != row.sha256:
+        raise PerflowError(f"{weights}: has sha256 {found}; extractors.{spec.name} asks for {row.sha256}")
+    try:
+        network = pkgutil.resolve_name(EXTRACTORS[row.kind])(artifacts.read_tensors(weights)[0], {})
+    except PerflowError as error:
+        raise PerflowError(f"{weights}: {error}") from None
+    header = _header(spec, row, network) | {"weights": {"file": weights.name, "sha256": found}}
+    artifacts.write_jsonl(out.with_name("curve.jsonl"), [])
+    artifacts.write_tensors(out, network.state_dict(), header)
+
+
+def _header(spec: Spec, row: rows.Extractor, network: torch.nn.Module) -> dict[str, Any]:
+    return {
+        "spec": spec.hash,
+        "sha256": artifacts.tensor_hash(network.state_dict()),
+        "kind": row.kind,
+        "architecture": network.architecture(),
+    }
+
+
+def _train(spec: Spec, row: rows.Extractor, dataset: Path, out: Path, state: Path, device: str) -> Iterator[Step]:
+    manifest = store.manifest(dataset)
     heads = manifest["attributes"]
     images, labels = _split(dataset, "extractor", heads)
     with torch.random.fork_rng(devices=[]):
@@ -52,11 +88,8 @@ def extractor(spec: Spec, dataset: Path, out: Path, state: Path, device: str = "
     trained.standardise(images)
     images, labels = _split(dataset, "reference", heads)
     _, predicted = trained.observe(images)
-    header = {
-        "spec": spec.hash,
-        "sha256": artifacts.tensor_hash(trained.state_dict()),
+    header = _header(spec, row, trained) | {
         "dataset": manifest["spec"],
-        "architecture": trained.architecture(),
         "accuracy": {name: float(np.mean(predicted[name] == labels[name])) for name in heads},
     }
     artifacts.write_jsonl(out.with_name("curve.jsonl"), loop.curve)

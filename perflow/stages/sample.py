@@ -12,6 +12,7 @@ from perflow import artifacts
 from perflow.artifacts import Spec
 from perflow.config.rows import Samples, Trial
 from perflow.core.fields import base_field, student_field
+from perflow.core.grid import each_window
 from perflow.core.guidance import guided
 from perflow.core.solvers import SOLVERS
 from perflow.core.straightness import coordinates, curvature, endpoint_error
@@ -53,7 +54,7 @@ def sample(spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, dev
 def choose_prompts(dataset: Path, split: str, count: int) -> list[dict[str, Any]]:
     """The first ``count`` different captions of a split, with what they specify."""
     data = store.load(dataset, split)
-    attributes = artifacts.read_json(dataset)["attributes"]
+    attributes = store.manifest(dataset)["attributes"]
     columns = {name: data[name] for name in ("text", *attributes)}
     chosen: dict[str, dict[str, Any]] = {}
     for i, text in enumerate(columns["text"]):
@@ -91,7 +92,7 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     every = max(1, drawer.items // recipe.items)
     chosen = torch.arange(0, drawer.items, every)[: recipe.items]
     conditions = drawer.conditions[chosen]
-    says = student_field(guided(drawer.model.base.network(drawer.model.unet), conditions, drawer.null, guidance), flow)
+    scales, network = each_window(guidance, len(flow.windows)), drawer.model.base.network(drawer.model.unet)
     teach = base_field(
         guided(teacher.base.network(), conditions, drawer.null, row.sampling.teacher.guidance),
         teacher.base.schedule, teacher.base.prediction,
@@ -101,6 +102,7 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     x, columns = drawer.noise(0)[chosen], {"straightness": [], "teacher_straightness": [], "endpoint_error": []}
     for k in range(len(flow.windows)):
         own, exact = [x], [x]
+        says = student_field(guided(network, conditions, drawer.null, scales[k]), flow)
         for u_from, u_to in zip(positions, positions[1:], strict=False):
             own.append(flow.step(own[-1], says(own[-1], k, u_from), k, u_from, u_to))
             times = flow.time(k, torch.linspace(u_from, u_to, per + 1, dtype=torch.float64)).tolist()

@@ -1,4 +1,4 @@
-"""train: the student starts from the base and learns from the window pairs."""
+"""train: the student starts from its base, or from another student, and learns from the window pairs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from perflow.pairs import PairCache
 
 
 def train(
-    spec: Spec, base: Path, pairs: Path, out: Path, state: Path, device: str = "cpu"
+    spec: Spec, start: Path, pairs: Path, out: Path, state: Path, device: str = "cpu"
 ) -> Generator[Step, None, dict[str, int]]:
     """Write ``out``, the student's averaged weights (fp32), and ``curve.jsonl`` beside it.
 
+    ``start`` is the handle of the model whose weights it starts from: its base, or a student of the same base.
     The batch is a function of (seed, step), so the same command after an interruption ends with the
-    same bytes. PerflowError if the pairs are of another teacher or other windows.
+    same bytes. PerflowError if the pairs are of another base or other windows.
     """
     row = Student.model_validate(spec.row)
-    model = handle.load(base, device)
+    model = handle.load(start, device)
     cache = PairCache.load(pairs, device)
     _check(row, model, cache, pairs)
     flow = PiecewiseFlow(
@@ -50,20 +51,20 @@ def train(
     yield from loop.run(loss)
     weights = loop.ema.state_dict()
     header = {
-        "spec": spec.hash, "base": {"name": row.base, "sha256": model.sha256}, "steps": row.training.steps,
+        "spec": spec.hash, "base": {"name": row.base, "sha256": model.base_sha256}, "steps": row.training.steps,
         "pairs": artifacts.sha256_file(pairs), "sha256": artifacts.tensor_hash(weights),
     }  # fmt: skip
     artifacts.write_jsonl(out.parent / "curve.jsonl", loop.curve)
     artifacts.write_tensors(out, weights, header)
-    return {"student_passes": row.training.steps * row.training.batch}
+    return {"student_passes": row.training.steps * row.training.batch * method.passes}
 
 
 def _check(row: Student, model: handle.Model, cache: PairCache, path: Path) -> None:
-    found = cache.manifest["teacher"]
-    if found["sha256"] != model.sha256:
+    found = cache.manifest["base"]
+    if found["sha256"] != model.base_sha256:
         raise PerflowError(
-            f"{path}: made by another teacher ({found['name']}, {found['sha256'][:12]}) than the base"
-            f" '{model.name}' ({model.sha256[:12]}); delete it and run again"
+            f"{path}: made on another base ({found['name']}, {found['sha256'][:12]}) than that of the model"
+            f" '{model.name}', which the student starts from ({model.base_sha256[:12]}); delete it and run again"
         )
     if cache.manifest["edges"] != row.edges:
         raise PerflowError(f"{path}: pairs of the windows {cache.manifest['edges']}, the student has {row.edges}")

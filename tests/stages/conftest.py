@@ -50,36 +50,50 @@ def finish(stage: Any) -> Any:
     return list(stage) if isinstance(stage, Iterator) else stage
 
 
+def cost(stage: Iterator) -> dict[str, int]:
+    """Run a stage to its end; what it counted."""
+    counted: dict[str, int] = {}
+
+    def through() -> Iterator:
+        counted.update((yield from stage))
+
+    finish(through())
+    return counted
+
+
 @pytest.fixture(scope="session")
 def made(root, tmp_path_factory) -> Study:
     """Data set, both bases, one cache and one student of the tiny study."""
     from perflow.stages.base import base
-    from perflow.stages.cache import cache
-    from perflow.stages.export import export
     from perflow.stages.fetch import fetch
-    from perflow.stages.train import train
 
     made = Study(config.load(root / "workflow/studies/tiny.yaml"), tmp_path_factory.mktemp("tiny"))
     config.write_specs(made.study, made.home)
     fetch(made.spec("datasets", "digits"), made.dataset)
     for name in ("eps", "v"):
         finish(base(made.spec("bases", name), made.dataset, made.handle(name), made.state(name)))
-    for base_name, pairs, student in (
-        ("eps", "eps-fixed-k2", "eps-perflow-k2-s0"),
-        ("v", "v-path-k2", "v-distilled-k2-s0"),
-    ):
-        finish(cache(made.spec("pairs", pairs), made.handle(base_name), made.dataset, made.pairs(pairs)))
-        weights = made.handle(student).with_name("ema.safetensors")
-        finish(
-            train(
-                made.spec("students", student), made.handle(base_name), made.pairs(pairs), weights, made.state(student)
-            )
-        )
-        export(
-            made.spec("deltas", student), made.path("results/specs/students", f"{student}.json"), weights,
-            made.handle(base_name), weights.with_name("delta.safetensors"), made.handle(student),
-        )  # fmt: skip
+    for student in ("eps-perflow-k2-s0", "v-distilled-k2-s0"):
+        teach(made, student)
     return made
+
+
+def teach(study: Study, student: str) -> None:
+    """Pairs (unless they are there), training and delta of one student, by the real stages."""
+    from perflow.stages.cache import cache
+    from perflow.stages.export import export
+    from perflow.stages.train import train
+
+    row = study.study.students[student]
+    pairs, weights = study.study.pairs[row.pairs], study.handle(student).with_name("ema.safetensors")
+    base, start, teacher = (study.handle(name or row.base) for name in (None, row.start, pairs.teacher))
+    if not study.pairs(row.pairs).exists():
+        finish(cache(study.spec("pairs", row.pairs), teacher, study.dataset, study.pairs(row.pairs)))
+    finish(train(study.spec("students", student), start, study.pairs(row.pairs), weights, study.state(student)))
+    shutil.rmtree(study.state(student))
+    export(
+        study.spec("deltas", student), study.path("results/specs/students", f"{student}.json"), weights, base,
+        weights.with_name("delta.safetensors"),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -87,3 +101,10 @@ def tiny(made, tmp_path) -> Study:
     """A copy of ``made`` that a test may damage."""
     shutil.copytree(made.home, tmp_path / "home")
     return Study(made.study, tmp_path / "home")
+
+
+def grown(study: Study, params: dict[str, Any], write_params: Any) -> Study:
+    """The same home with the specs of another study, whose data set and bases are the tiny one's."""
+    other = Study(config.load(write_params(params)), study.home)
+    config.write_specs(other.study, other.home)
+    return other

@@ -12,7 +12,7 @@ from perflow.errors import PerflowError
 from perflow.models import handle
 from perflow.pairs import PairCache
 from perflow.stages.cache import cache
-from tests.stages.conftest import finish
+from tests.stages.conftest import cost, finish, grown
 
 
 def run(tiny, name, base, out, **options):
@@ -102,6 +102,25 @@ def test_trajectory_windows_meet(tiny):
     first, second = found.k == 0, found.k == 1
     assert torch.equal(found.end[first], found.start[second])
     assert torch.equal(found.caption[first], found.caption[second])
+
+
+def test_a_mixture_is_half_trajectories_and_half_noised_data_in_every_window(tiny, tiny_params, write_params, tmp_path):
+    """Its halves are the pairs that those starts give, item by item; it costs as much as either."""
+    made, counted = {}, {}
+    for starts in ("data", "trajectory", "mixture"):
+        tiny_params["pairs"]["fixed"]["starts"] = starts
+        study = grown(tiny, tiny_params, write_params)
+        counted[starts] = cost(run(study, "eps-fixed-k2", "eps", tmp_path / starts / "manifest.json", shard_items=20))
+        made[starts] = PairCache.load(tmp_path / starts / "manifest.json")
+    mixed, whole = made["mixture"], made["trajectory"]
+    assert counted["mixture"] == counted["data"] == counted["trajectory"]
+    assert [int((mixed.k == k).sum()) for k in (0, 1)] == [64, 64]
+    ends, starts = mixed.end[mixed.k == 0], mixed.start[mixed.k == 1]
+    meet = (ends[:, None] - starts[None]).flatten(2).abs().amax(2) == 0
+    assert int(meet.any(1).sum()) == int(meet.any(0).sum()) == 32
+    for k in (0, 1):  # items 0 to 31 are trajectories in both
+        ours, theirs = mixed.start[mixed.k == k][:32], whole.start[whole.k == k][:32]
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_captions_are_dropped_by_index_at_the_rate_asked_for(tiny, tmp_path):

@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from scipy.spatial.distance import pdist
+from torchvision.models import squeezenet1_0
 
 from perflow import artifacts
 from perflow.artifacts import Spec, sha256_file
@@ -21,6 +23,7 @@ from perflow.errors import PerflowError
 from perflow.metrics import METRICS
 from perflow.metrics.features import restore
 from perflow.metrics.intervals import deal
+from perflow.metrics.squeezenet import restore as squeezenet
 from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
 from perflow.stages.fetch import fetch
@@ -54,9 +57,12 @@ class Home:
     def observed(self, model: str, trial: str):
         """Features and labels, read without the stage."""
         tensors, header = artifacts.read_tensors(self.extractor)
+        return restore(tensors, header["architecture"]).observe(self.pixels(model, trial))
+
+    def pixels(self, model: str, trial: str) -> np.ndarray:
+        """A trial's images, read without the stage."""
         files = artifacts.read_archive(self.samples(model).with_name(f"{trial}.zip"))
-        images = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in files.values()])
-        return restore(tensors, header["architecture"]).observe(images)
+        return np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in files.values()])
 
 
 def write_trial(folder: Path, name: str, stream: int, images: list[bytes], latents: torch.Tensor) -> dict:
@@ -96,7 +102,12 @@ def write_samples(home: Home, model: str, trials: dict[str, int], flow: bool) ->
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Home:
-    home = Home(tmp_path_factory.mktemp("study"))
+    return build(tmp_path_factory.mktemp("study"))
+
+
+def build(root: Path) -> Home:
+    """A data set, a trained extractor, and samples of both models."""
+    home = Home(root)
     counts = {"base": 1, "extractor": 300, "reference": 50}
     fetch(Spec("datasets", "d", 0, {"source": "digits", "counts": counts}, "data"), home.dataset)
     training = {"steps": 60, "batch": 64, "lr": 4e-3, "ema": 0.9}
@@ -248,6 +259,24 @@ def test_an_extractor_that_is_none_is_refused(home):
     artifacts.write_tensors(home.extractor, {"a": torch.zeros(1)}, {"spec": "other"})
     with pytest.raises(PerflowError, match="not an extractor"):
         home.run()
+
+
+def test_a_network_without_attributes_counts_every_sample(home):
+    torch.manual_seed(0)
+    weights = home.root / "weights.safetensors"
+    artifacts.write_tensors(weights, squeezenet1_0(weights=None).state_dict(), {})
+    row = {"kind": "squeezenet", "weights": weights.name, "sha256": sha256_file(weights)}
+    list(extractor(Spec("extractors", "x", 0, row, "hash"), weights, home.extractor, home.root / "state"))
+    metrics = home.run(metrics=("kid_teacher", "diversity"))["trials"]["window-2"]["metrics"]
+    own, other = (
+        squeezenet(artifacts.read_tensors(home.extractor)[0], {}).observe(home.pixels(model, trial))[0]
+        for model, trial in (("student", "window-2"), ("base", "teacher-2"))
+    )
+    spreads = [
+        np.mean([pdist(part).mean() for part in features.reshape(PROMPTS, PER_PROMPT, -1)]) for features in (own, other)
+    ]
+    assert metrics["diversity"]["value"] == pytest.approx(spreads[0] / spreads[1])
+    assert list(metrics) == ["diversity", "kid_teacher"]
 
 
 def test_samples_of_another_model_are_refused(home):

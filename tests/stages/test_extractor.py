@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torchvision.models import squeezenet1_0
 
 from perflow import artifacts
 from perflow.artifacts import Spec
 from perflow.core.rng import generator
 from perflow.datasets import store
+from perflow.errors import PerflowError
 from perflow.metrics.features import restore
+from perflow.metrics.observed import load_extractor
+from perflow.metrics.squeezenet import restore as squeezenet
 from perflow.stages.extractor import extractor, warped
 from perflow.stages.fetch import fetch
 
@@ -71,6 +76,48 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(dataset, tmp_path, monkeyp
     _, taken = train(tmp_path / "stopped", dataset, 6)
     assert taken[0].step > 1
     assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Random weights of SqueezeNet 1.0, as others would hand them over."""
+    path = tmp_path / "weights.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(squeezenet1_0(weights=None).state_dict(), path)
+    return path
+
+
+def taken_in(weights, sha256=None):
+    sha256 = sha256 or artifacts.sha256_file(weights)
+    row = {"kind": "squeezenet", "weights": "somewhere.safetensors", "sha256": sha256}
+    out = weights.with_name("extractor.safetensors")
+    list(extractor(Spec("extractors", "SqueezeNet", 0, row, "hash"), weights, out, weights.parent / "state"))
+    return out
+
+
+def test_foreign_weights_are_taken_in_without_their_classifier(weights):
+    out = taken_in(weights)
+    tensors, header = artifacts.read_tensors(out)
+    original = load_file(weights)
+    assert tensors.keys() == {name for name in original if name.startswith("features.")}
+    assert all(torch.equal(tensors[name], original[name]) for name in tensors)
+    assert header["weights"] == {"file": "weights.safetensors", "sha256": artifacts.sha256_file(weights)}
+    assert (header["spec"], header["kind"]) == ("hash", "squeezenet")
+    assert artifacts.read_jsonl(out.with_name("curve.jsonl")) == []
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    network, about = load_extractor("SqueezeNet", out)
+    assert (network.observe(images)[0] == squeezenet(original, {}).observe(images)[0]).all()
+    assert about == {"name": "SqueezeNet", "sha256": artifacts.sha256_file(out), "weights": header["weights"]}
+
+
+def test_other_weights_than_the_row_names_are_refused(weights, tmp_path):
+    with pytest.raises(PerflowError, match=r"weights.safetensors: has sha256 .*; extractors.SqueezeNet asks for 0000"):
+        taken_in(weights, "0" * 64)
+    save_file({"features.0.weight": torch.zeros(1)}, weights)
+    with pytest.raises(PerflowError, match="weights.safetensors: not SqueezeNet 1.0"):
+        taken_in(weights)
+    assert not (tmp_path / "extractor.safetensors").exists()
 
 
 def test_warping_moves_pixels_and_leaves_colours():

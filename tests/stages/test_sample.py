@@ -9,8 +9,12 @@ from PIL import Image
 
 import perflow
 from perflow import artifacts
+from perflow.config.rows import Trial
+from perflow.core.fields import follow
+from perflow.core.guidance import guided
 from perflow.errors import PerflowError
 from perflow.models import handle
+from perflow.models.drawer import Drawer
 from perflow.stages.draw import draw
 from perflow.stages.sample import sample
 from tests.stages.conftest import finish
@@ -81,6 +85,25 @@ def test_flow_is_measured_for_every_item_and_window(drawn):
     for name in ("straightness", "teacher_straightness", "endpoint_error"):
         assert tensors[name].shape == (8, 2)
         assert bool((tensors[name] > 0).all())
+
+
+def test_guidance_by_window_acts_in_its_window_and_a_constant_one_is_the_number(tiny):
+    drawer = Drawer.load(tiny.handle(STUDENT), "cpu", ["a red digit", "a blue digit"], 16, 0)
+    noise = drawer.noise(0)
+
+    def drawn(guidance, steps=4):
+        return drawer.draw(Trial(name="t", solver="window", steps=steps, guidance=guidance, nfe=1), noise)
+
+    assert torch.equal(drawn([3.0, 3.0]), drawn(3.0))
+    first, second, both = drawn([3.0, 1.0]), drawn([1.0, 3.0]), drawn([3.0, 3.0])
+    assert not torch.allclose(first, both)
+    assert not torch.allclose(second, both)
+    flow, base = drawer.model.flow, drawer.model.base
+    x = noise
+    for k, scale in enumerate((3.0, 1.0)):
+        network = guided(base.network(drawer.model.unet), drawer.conditions, drawer.null, scale)
+        x = follow(network, flow, x, [step for step in flow.windows.steps(4) if step.k == k])
+    torch.testing.assert_close(first, x.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_more_prompts_than_the_split_has_are_refused(tiny, tmp_path):

@@ -32,10 +32,10 @@ def test_interrupted_training_ends_with_the_same_bytes(tiny, tmp_path, monkeypat
     assert out.with_name("curve.jsonl").read_bytes() == done.with_name("curve.jsonl").read_bytes()
 
 
-def test_pairs_of_another_teacher_are_refused(tiny, tmp_path):
+def test_pairs_of_another_base_are_refused(tiny, tmp_path):
     shutil.rmtree(tiny.handle("eps").parent)
     shutil.copytree(tiny.handle("v").parent, tiny.handle("eps").parent)
-    with pytest.raises(PerflowError, match=r"manifest.json: made by another teacher \(eps"):
+    with pytest.raises(PerflowError, match=r"manifest.json: made on another base \(eps.* of the model .v."):
         finish(
             stage.train(
                 tiny.spec("students", STUDENT), tiny.handle("eps"), tiny.pairs(PAIRS), tmp_path / "x", tmp_path / "s"

@@ -1,0 +1,77 @@
+"""The verb that measures a user's own images under a study's protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from perflow import artifacts
+from perflow.cli.group import FILE, main
+from perflow.errors import PerflowError
+
+
+@main.command()
+@click.argument("images", type=FILE)
+@click.option("--against", type=FILE, required=True, help="A base's samples: results/samples/<base>/manifest.json.")
+@click.option(
+    "--same-prompts", is_flag=True, help="IMAGES, by name, are of the prompts of --against, as many of each as there."
+)
+@click.option("--out", type=FILE, help="Also write everything as JSON.")
+def measure(images: Path, against: Path, same_prompts: bool, out: Path | None) -> None:
+    """Measure a folder or zip of IMAGES as the study of --against measures its models.
+
+    Metrics, extractor, real images, groups and confidence are the study's; IMAGES have the size of its images.
+
+    \b
+    perflow measure my-samples/ --against results/samples/digits/manifest.json
+    """
+    from perflow import running
+    from perflow.config.rows import Evaluation
+    from perflow.stages import measure as stage
+
+    model = artifacts.read_object(against, "a manifest of samples", model=str)["model"]
+    results = against.absolute().parents[1].parent
+    spec = results / "specs" / "evaluations" / f"{model}.json"
+    if not spec.is_file():
+        raise PerflowError(f"{against}: {spec} is missing; give a study's results/samples/<base>/manifest.json")
+    running.prepare("cpu", 1)
+    row = Evaluation.model_validate(artifacts.read_spec(spec).row)
+    dataset = results.parent / "data" / row.dataset / "manifest.json"
+    extractor = results / "extractors" / row.extractor / "extractor.safetensors"
+    found = stage.measure(images, row, against, dataset, extractor, same_prompts)
+    click.echo(_table(found))
+    if out is not None:
+        artifacts.write_json(out, found)
+
+
+def _table(found: dict[str, Any]) -> str:
+    """The numbers, and what they are of, for a terminal."""
+    from perflow.report.study import metric_name
+    from perflow.report.words import number
+
+    extractor = found["extractor"]
+    sets = [(key, found[key]["path"], f"{found[key]['count']:,} images", found[key]["sha256"])
+            for key in ("images", "teacher", "real")]  # fmt: skip
+    about = _columns([*sets, ("features", extractor["name"], "", extractor["sha256"])], cut=12)
+    rows = [("metric", "value", f"{found['confidence']:.0%} interval")]
+    for metric, one in found["metrics"].items():
+        bounds = f"{number(one['low'])} to {number(one['high'])}"
+        rows.append((metric_name(metric, extractor["name"]), number(one["value"]), bounds))
+    lines = [
+        *about,
+        "",
+        *_columns(rows),
+        "",
+        f"intervals: jackknife over {found['groups']} groups of {found['groups_of']}",
+    ]
+    lines += [f"left out: {metric_name(name, extractor['name'])}: {why}" for name, why in found["left_out"].items()]
+    return "\n".join(lines)
+
+
+def _columns(rows: list[tuple[str, ...]], cut: int | None = None) -> list[str]:
+    """Rows in aligned columns; the last one is cut to so many characters."""
+    rows = [(*row[:-1], row[-1][:cut]) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

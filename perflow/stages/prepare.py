@@ -1,0 +1,43 @@
+"""prepare: take a pretrained checkpoint as a base, checked against its row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pkgutil import resolve_name
+
+from perflow import artifacts, delta
+from perflow.artifacts import Spec
+from perflow.config.rows import Pretrained
+from perflow.datasets import store
+from perflow.errors import PerflowError
+from perflow.models import FAMILIES, sources
+from perflow.models import folder as pipeline_folder
+from perflow.models.handle import base_handle
+
+
+def prepare(spec: Spec, dataset: Path, out: Path) -> None:
+    """Copy the checkpoint to ``pipeline/`` beside ``out``, and write ``out``, its handle, and an empty curve.
+
+    ``dataset`` is the manifest of the images it is taught with. PerflowError if the checkpoint predicts something
+    else than its row says, draws another resolution than the data set's, or has other values than its row pins.
+    """
+    row = Pretrained.model_validate(spec.row)
+    folder = out.parent / "pipeline"
+    sources.take(row.source, folder)
+    base = resolve_name(FAMILIES[row.family])(folder)
+    place, resolution = f"bases.{spec.name}", store.manifest(dataset)["resolution"]
+    if base.prediction != row.prediction:
+        raise PerflowError(f"{place}.prediction: {row.prediction}, but the checkpoint predicts {base.prediction}")
+    if base.resolution != resolution:
+        raise PerflowError(
+            f"{place}: the checkpoint draws images of {base.resolution} pixels, the data set '{row.dataset}' has"
+            f" {resolution}; set datasets.{row.dataset}.resolution: {base.resolution}"
+        )
+    sha256 = delta.identity(pipeline_folder.tensors(folder / pipeline_folder.NETWORK))
+    if row.source.sha256 not in (None, sha256):
+        raise PerflowError(f"{place}.source.sha256: {row.source.sha256}, but the checkpoint's values hash to {sha256}")
+    artifacts.write_jsonl(out.with_name("curve.jsonl"), [])
+    handle = base_handle(
+        spec.name, row.family, folder, row.prediction, sha256, spec.hash, pipeline_folder.NETWORK, row.source.origin
+    )
+    artifacts.write_json(out, handle)

@@ -1,0 +1,236 @@
+"""A pretrained base is the checkpoint, wherever it came from, and teaches what the same base teaches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from perflow import artifacts
+from perflow.errors import PerflowError
+from perflow.integrations import single_file
+from perflow.models import folder as pipeline_folder
+from perflow.models import handle
+from perflow.stages.prepare import prepare
+from tests.stages.conftest import grown, teach
+
+COMMIT = "c" * 40
+
+
+@pytest.fixture
+def taken(tiny, tiny_params, write_params):
+    """Give the tiny study another base, "taken", from a source; returns (study, what prepare is called with)."""
+
+    def write(source, **more):
+        tiny_params["bases"]["taken"] = {"family": "stable_diffusion", "dataset": "digits", "source": source} | more
+        tiny_params["students"]["perflow"] |= {"bases": ["eps", "taken"], "windows": 2}
+        study = grown(tiny, tiny_params, write_params)
+        return study, (study.spec("bases", "taken"), study.dataset, study.handle("taken"))
+
+    return write
+
+
+@pytest.fixture
+def checkpoint(tiny):
+    """A pipeline folder."""
+    return tiny.handle("eps").parent / "pipeline"
+
+
+def same_model(study, tmp_path=None):
+    got, want = handle.load(study.handle("taken")), handle.load(study.handle("eps"))
+    assert got.sha256 == want.sha256
+    for part in ("unet", "autoencoder"):
+        tensors = getattr(want.base, part).state_dict()
+        for key, value in getattr(got.base, part).state_dict().items():
+            assert torch.equal(value, tensors[key]), (part, key)
+    words = ["a red handwritten seven", ""]
+    assert torch.equal(got.base.embed(words), want.base.embed(words))
+    return True
+
+
+def test_a_folder_teaches_the_same_student_to_the_byte(taken, checkpoint):
+    study, call = taken({"folder": str(checkpoint)})
+    prepare(*call)
+    assert same_model(study)
+    teach(study, "taken-perflow-k2-s0")
+    deltas = [study.handle(f"{base}-perflow-k2-s0").with_name("delta.safetensors") for base in ("eps", "taken")]
+    assert len({artifacts.tensor_hash(load_file(path)) for path in deltas}) == 1
+    header = artifacts.read_header(deltas[1])["base"]
+    assert header == {"name": "taken", "origin": None, "sha256": artifacts.read_header(deltas[0])["base"]["sha256"]}
+    assert artifacts.read_jsonl(call[2].with_name("curve.jsonl")) == []
+
+
+def test_a_variant_alone_is_taken_under_the_plain_name_and_pickles_are_left(taken, checkpoint):
+    weights = checkpoint / "unet/diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    (checkpoint / "unet/diffusion_pytorch_model.bin").write_bytes(b"never read")
+    (checkpoint / "unconnected.py").write_text("raise SystemExit")
+    study, call = taken({"folder": str(checkpoint)})
+    prepare(*call)
+    there = {path.name for path in (call[2].parent / "pipeline/unet").iterdir()}
+    assert there == {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert handle.load(call[2]).sha256 == artifacts.read_json(study.handle("eps"))["sha256"]
+    shutil.copyfile(checkpoint / "unet/diffusion_pytorch_model.fp16.safetensors", checkpoint / "unet/other.safetensors")
+    with pytest.raises(PerflowError, match=r"unet: which weights are meant\? There are diffusion.*, other"):
+        prepare(*call)
+
+
+@pytest.mark.parametrize("part", ["../../../escaped", "/tmp/escaped", "unet/../../escaped"])
+def test_a_checkpoint_cannot_name_a_part_outside_its_folder(part, taken, checkpoint):
+    index = artifacts.read_json(checkpoint / "model_index.json")
+    artifacts.write_json(checkpoint / "model_index.json", index | {part: ["diffusers", "UNet2DConditionModel"]})
+    _, call = taken({"folder": str(checkpoint)})
+    with pytest.raises(PerflowError, match=r"model_index\.json: '.*escaped' is no part's name"):
+        prepare(*call)
+
+
+def test_a_half_precision_checkpoint_is_known_by_its_values(taken, checkpoint):
+    path = checkpoint / "unet/diffusion_pytorch_model.safetensors"
+    half = {key: value.half() for key, value in load_file(path).items()}
+    artifacts.write_tensors(path, half, {})
+    study, call = taken({"folder": str(checkpoint)})
+    prepare(*call)
+    values = {key: value.float() for key, value in half.items()}
+    assert artifacts.read_json(call[2])["sha256"] == artifacts.tensor_hash(values)
+    teach(study, "taken-perflow-k2-s0")
+    handle.load(study.handle("taken-perflow-k2-s0"))  # its delta is known to be of this base
+
+
+def test_a_single_file_is_the_same_base(taken, checkpoint, tmp_path):
+    network = pipeline_folder.tensors(checkpoint / "unet")
+    tensors = single_file.tensors(checkpoint, pipeline_folder.index(checkpoint), network)
+    artifacts.write_tensors(tmp_path / "one.safetensors", tensors, {})
+    study, call = taken({"file": str(tmp_path / "one.safetensors"), "config": str(checkpoint)})
+    prepare(*call)
+    assert same_model(study)
+    artifacts.write_tensors(tmp_path / "one.safetensors", {"a": torch.zeros(1)}, {})
+    with pytest.raises(PerflowError, match=r"one\.safetensors: does not hold the architecture"):
+        prepare(*call)
+    (tmp_path / "one.ckpt").write_bytes(b"")
+    study, call = taken({"file": str(tmp_path / "one.ckpt"), "config": str(checkpoint)})
+    with pytest.raises(PerflowError, match="pickled checkpoints are not read"):
+        prepare(*call)
+
+
+def test_what_the_row_says_is_compared_with_the_checkpoint(taken, checkpoint, tiny):
+    known = artifacts.read_json(tiny.handle("eps"))["sha256"]
+    prepare(*taken({"folder": str(checkpoint), "sha256": known})[1])
+    for source, more, message in (
+        ({"sha256": "0" * 64}, {}, f"bases.taken.source.sha256: 0{{64}}, but the checkpoint's values hash to {known}"),
+        ({}, {"prediction": "v"}, "bases.taken.prediction: v, but the checkpoint predicts epsilon"),
+        ({"folder": str(checkpoint / "unet")}, {}, "unet: not a diffusers pipeline folder"),
+    ):
+        call = taken({"folder": str(checkpoint)} | source, **more)[1]
+        call[2].unlink(missing_ok=True)
+        with pytest.raises(PerflowError, match=message):
+            prepare(*call)
+        assert not call[2].exists()
+
+
+def test_another_resolution_is_refused_with_what_to_set(taken, checkpoint):
+    config = checkpoint / "unet/config.json"
+    artifacts.write_json(config, artifacts.read_json(config) | {"sample_size": 16})
+    with pytest.raises(PerflowError, match=r"images of 32 pixels, .* has 16; set datasets.digits.resolution: 32"):
+        prepare(*taken({"folder": str(checkpoint)})[1])
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """The part of the hub's protocol that fetching a repository at a commit takes."""
+
+    root, asked = None, []
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body):
+        path = unquote(urlsplit(self.path).path)
+        self.asked.append(path)
+        if path == f"/api/models/some/base/tree/{COMMIT}":
+            files = [file.relative_to(self.root).as_posix() for file in self.root.rglob("*") if file.is_file()]
+            entries = [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in files]
+            return self._send(json.dumps(entries).encode(), body, {"Content-Type": "application/json"})
+        prefix = f"/some/base/resolve/{COMMIT}/"
+        file = self.root / path.removeprefix(prefix)
+        if not path.startswith(prefix) or not file.is_file():
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        data = file.read_bytes()
+        return self._send(data, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'})
+
+    def _send(self, data, body, headers):
+        self.send_response(200)
+        for key, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def hub(root, checkpoint, tmp_path):
+    """Serve the checkpoint as the repository some/base; yields (environment, paths that were asked for)."""
+    served = type("Served", (_Hub,), {"root": checkpoint, "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), served)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf"),
+        "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(root),
+    }  # fmt: skip
+    yield environment, served.asked
+    server.shutdown()
+
+
+def by_command(study, environment):
+    call = [
+        "prepare", "--spec", study.path("results/specs/bases/taken.json"), "--dataset", study.dataset,
+        "--out", study.handle("taken"),
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "perflow", *map(str, call)]
+    return subprocess.run(command, cwd=study.home, env=environment, capture_output=True, text=True)
+
+
+def test_a_hub_repository_is_fetched_at_its_commit_without_pickles(taken, hub, checkpoint):
+    environment, asked = hub
+    (checkpoint / "unet/diffusion_pytorch_model.bin").write_bytes(b"never read")
+    (checkpoint / "whole.safetensors").write_bytes(b"not part of the pipeline")
+    study, _ = taken({"hub": "some/base", "revision": COMMIT})
+    done = by_command(study, environment)
+    assert done.returncode == 0, done.stderr
+    assert same_model(study)
+    assert artifacts.read_json(study.handle("taken"))["origin"] == {"hub": "some/base", "revision": COMMIT}
+    assert not [path for path in asked if path.endswith((".bin", "whole.safetensors"))]
+    before = len(asked)
+    shutil.rmtree(study.handle("taken").parent)
+    assert by_command(study, environment).returncode == 0  # again, from the hub's cache
+    assert not [path for path in asked[before:] if path.endswith(".safetensors")]
+
+
+def test_a_hub_that_does_not_answer_is_one_line(taken, hub):
+    environment, _ = hub
+    study, _ = taken({"hub": "some/other", "revision": COMMIT})
+    done = by_command(study, environment)
+    assert done.returncode == 1
+    assert f"some/other@{COMMIT}: cannot be fetched from the hub" in done.stderr
+    assert "Traceback" not in done.stderr
+    study, _ = taken({"hub": "some/base", "revision": COMMIT})
+    done = by_command(study, environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "cannot be fetched from the hub" in done.stderr
