@@ -46,6 +46,10 @@ rule all:
         expand("results/metrics/{model}.json", model=STUDY.samples),
 
 
+onstart:
+    worker = start_worker()  # ends with this process
+
+
 onsuccess:
     if Path("reports/report.html").exists():
         shell("perflow table && echo 'The report is reports/report.html; curves and grids: mlflow ui'")

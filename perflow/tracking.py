@@ -1,8 +1,9 @@
 """MLflow as a view of files: one run a row, below one run for the study. The only door to mlflow.
 
-The view can be rebuilt at any time from results/, so nothing is read back from it. A run is never reused:
-when a row's spec or anything that was recorded of it changes, a new run takes its place and the old one is
-deleted (MLflow keeps deleted runs out of sight until its own garbage collection).
+The view can be rebuilt at any time from results/, so nothing is read back from it. A run's id is a function of what
+it says, so the report can name it before there is a database, and after any rebuild. When anything that was
+recorded of a row changes, another run takes its place and the old one is deleted (MLflow keeps deleted runs out of
+sight until its own garbage collection; a row that says the same again gets its old run back).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from perflow import artifacts
 from perflow.checkout import checkout
@@ -60,6 +63,20 @@ class Record:
         everything = [self.spec, self.params, self.metrics, self.curve, hashes, self.texts]
         return artifacts.sha256_bytes(json.dumps(everything, sort_keys=True).encode())
 
+    def run(self, study: str) -> str:
+        """The id of the run that says this, 32 hexadecimal digits."""
+        return artifacts.sha256_bytes(f"{study}\0{self.key}\0{self.content()}".encode())[:32]
+
+
+def write_ids(study_spec: str | Path, results_dir: str | Path) -> None:
+    """Write ``results_dir``/tables/runs.csv: the row and the run's id of all that ``sync`` will record."""
+    results = Path(results_dir)
+    study = artifacts.read_object(study_spec, "a summary of a study", models=list, settings=dict)
+    rows = [(record.key, record.run(_key(study))) for record in _all(study, results)]
+    artifacts.write_text(
+        results / "tables" / "runs.csv", "".join(f"{key},{run}\n" for key, run in [("row", "run"), *rows])
+    )
+
 
 def sync(
     study_spec: str | Path,
@@ -75,40 +92,29 @@ def sync(
     exists. Doing it again changes nothing; rows the study no longer names disappear.
     """
     results = Path(results_dir)
-    study = artifacts.read_json(study_spec)
-    tables = {name: _read(results / "tables" / f"{name}.csv") for name in ("rows", "curves", "costs")}
-    parent, records = _study_record(study, results), list(_records(study, results, tables))
+    study = artifacts.read_object(study_spec, "a summary of a study", models=list, settings=dict)
+    parent, *records = _all(study, results)
     with artifacts.locked(Path(f"{database}.lock")):
         client = _client(database)
         experiment = _experiment(client, Path(store), Path(database))
         live = _live(client, experiment, _key(study))
         common = _common_tags(_key(study))
-        runs = {parent.key: _bring(client, experiment, parent, live.pop(parent.key, []), common)}
+        runs = {parent.key: _bring(client, experiment, parent, live, common)}
         child = common | {"mlflow.parentRunId": runs[parent.key]}
         for record in records:
-            runs[record.key] = _bring(client, experiment, record, live.pop(record.key, []), child)
-        for run in (run for gone in live.values() for run in gone):
-            client.delete_run(run.info.run_id)
+            runs[record.key] = _bring(client, experiment, record, live, child)
+        for run in live.keys() - set(runs.values()):
+            client.delete_run(run)
         if page is not None and Path(page).is_file():
             client.log_artifact(runs[parent.key], str(page))
     artifacts.write_json(results / "runs.json", runs)
     return runs
 
 
-def attach_report(results_dir: str | Path, database: str | Path, page: str | Path) -> None:
-    """Add the rendered page to the study's run, which ``results_dir``/runs.json names."""
-    runs = artifacts.read_json(Path(results_dir) / "runs.json")
-    parent = next((run for key, run in runs.items() if key.startswith("study/")), None)
-    if parent is None or not Path(database).is_file():
-        raise PerflowError(f"{database}: the study's run is not there; perflow track records it")
-    with artifacts.locked(Path(f"{database}.lock")):
-        client = _client(database)
-        from mlflow.exceptions import MlflowException
-
-        try:
-            client.log_artifact(parent, str(page))
-        except MlflowException:
-            raise PerflowError(f"{database}: has no run {parent}; perflow track records the study again") from None
+def _all(study: dict[str, Any], results: Path) -> list[Record]:
+    """The parent, then its children."""
+    tables = {name: _read(results / "tables" / f"{name}.csv") for name in ("rows", "curves", "costs")}
+    return [_study_record(study, results), *_records(study, results, tables)]
 
 
 def _client(database: str | Path) -> MlflowClient:
@@ -118,13 +124,17 @@ def _client(database: str | Path) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    Path(database).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(f"sqlite:///{Path(database).absolute()}")
+    database = Path(database).absolute()
+    if not database.exists():  # complete or absent: MLflow cannot go on with tables that were half made
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with artifacts.atomic(database) as temporary:
+            MlflowClient(f"sqlite:///{temporary}").search_experiments()
+    return MlflowClient(f"sqlite:///{database}")
 
 
 def _experiment(client: MlflowClient, store: Path, database: Path) -> str:
     """The experiment's id; PerflowError if its files are kept elsewhere, since MLflow's paths are absolute."""
-    location = store.absolute().as_uri()
+    location = Path(os.path.abspath(store)).as_uri()  # the same from every study's home
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         return client.create_experiment(EXPERIMENT, location)
@@ -143,15 +153,14 @@ def _key(study: dict[str, Any]) -> str:
     return study["name"] if study["home"] == "." else f"{study['name']} ({study['home']})"
 
 
-def _live(client: MlflowClient, experiment: str, study: str) -> dict[str, list[Run]]:
-    """The runs of a study that are not deleted, by what they stand for."""
-    found: dict[str, list[Run]] = {}
+def _live(client: MlflowClient, experiment: str, study: str) -> dict[str, Run]:
+    """The runs of a study that are not deleted, by their ids."""
+    found: dict[str, Run] = {}
     token = None
     quote = '"' if "'" in study else "'"  # a home may hold either
     while True:
         runs = client.search_runs([experiment], f"tags.study = {quote}{study}{quote}", page_token=token)
-        for run in runs:
-            found.setdefault(run.data.tags.get("row", ""), []).append(run)
+        found |= {run.info.run_id: run for run in runs}
         token = runs.token
         if not token:
             return found
@@ -163,40 +172,60 @@ def _common_tags(study: str) -> dict[str, str]:
     return {"study": study} | commit
 
 
-def _bring(client: MlflowClient, experiment: str, record: Record, old: list[Run], tags: dict[str, str]) -> str:
-    """The id of the one live run of a row: an old one if it says the same, else a new one."""
-    content, kept = record.content(), None
-    for run in old:
-        if kept is None and run.data.tags.get("content") == content:
-            kept = run.info.run_id
-            if run.data.tags.get("mlflow.parentRunId") != tags.get("mlflow.parentRunId"):
-                client.set_tag(kept, "mlflow.parentRunId", tags["mlflow.parentRunId"])
-        else:
-            client.delete_run(run.info.run_id)
-    return kept or _create(client, experiment, record, content, tags)
+def _bring(client: MlflowClient, experiment: str, record: Record, live: dict[str, Run], tags: dict[str, str]) -> str:
+    """The id of a row's run, which is there and complete afterwards."""
+    wanted = record.run(tags["study"])
+    run = live.get(wanted) or _revived(client, wanted) or _create(client, experiment, record, wanted, tags)
+    if "complete" not in run.data.tags:
+        _fill(client, run, record)
+    if run.data.tags.get("mlflow.parentRunId") != tags.get("mlflow.parentRunId"):
+        client.set_tag(wanted, "mlflow.parentRunId", tags["mlflow.parentRunId"])
+    return wanted
 
 
-def _create(client: MlflowClient, experiment: str, record: Record, content: str, tags: dict[str, str]) -> str:
+def _revived(client: MlflowClient, wanted: str) -> Run | None:
+    """A run that was deleted, back again; None if there never was one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(wanted)
+    except MlflowException:
+        return None
+    client.restore_run(wanted)
+    return run
+
+
+def _create(client: MlflowClient, experiment: str, record: Record, wanted: str, tags: dict[str, str]) -> Run:
+    """An empty run with the id ``wanted``. MLflow draws ids and takes none, so for this call it draws ours."""
+    from mlflow.store.tracking import sqlalchemy_store
+
+    own = {"row": record.key, "rule": _RULES[record.table], "spec": record.spec}
+    start = _now() - round(1000 * record.seconds)
+    with mock.patch.object(sqlalchemy_store, "uuid", SimpleNamespace(uuid4=lambda: SimpleNamespace(hex=wanted))):
+        run = client.create_run(experiment, start_time=start, tags=tags | own, run_name=record.name)
+    if run.info.run_id != wanted:
+        raise PerflowError(f"mlflow: this version does not take run ids; {record.key} got {run.info.run_id}")
+    return run
+
+
+def _fill(client: MlflowClient, run: Run, record: Record) -> None:
+    """Log all of a record; what a run that was cut short already holds is the same, and is not logged twice."""
+    wanted, end = run.info.run_id, run.info.start_time + round(1000 * record.seconds)
     from mlflow.entities import Metric, Param
 
-    end = _now()
-    start = end - round(1000 * record.seconds)
-    own = {"row": record.key, "rule": _RULES[record.table], "spec": record.spec}
-    run = client.create_run(experiment, start_time=start, tags=tags | own, run_name=record.name).info.run_id
     params = [Param(name, value[:_LONGEST]) for name, value in record.params.items()]
     metrics = [Metric(name, value, end, 0) for name, value in record.metrics.items()]
     metrics += [Metric(name, value, end, step) for name, value, step in record.curve]
     for first in range(0, len(params), _BATCH["params"]):
-        client.log_batch(run, params=params[first : first + _BATCH["params"]])
+        client.log_batch(wanted, params=params[first : first + _BATCH["params"]])
     for first in range(0, len(metrics), _BATCH["metrics"]):
-        client.log_batch(run, metrics=metrics[first : first + _BATCH["metrics"]])
+        client.log_batch(wanted, metrics=metrics[first : first + _BATCH["metrics"]])
     for place, path in record.files.items():
-        client.log_artifact(run, str(path), str(Path(place).parent) if "/" in place else None)
+        client.log_artifact(wanted, str(path), str(Path(place).parent) if "/" in place else None)
     for place, text in record.texts.items():
-        client.log_text(run, text, place)
-    client.set_tag(run, "content", content)  # last: a run that was cut short says nothing, and is replaced
-    client.set_terminated(run, end_time=end)
-    return run
+        client.log_text(wanted, text, place)
+    client.set_tag(wanted, "complete", "yes")  # last: a run that was cut short does not say so, and is filled again
+    client.set_terminated(wanted, end_time=end)
 
 
 def _now() -> int:

@@ -23,6 +23,7 @@ from perflow.report.sections import (
 )
 from perflow.report.tables import collect
 from perflow.report.text import markdown, summary
+from perflow.report.text import readings as readings_markdown
 
 __all__ = [
     "Report",
@@ -40,6 +41,7 @@ __all__ = [
     "published",
     "quality",
     "readings",
+    "readings_markdown",
     "render",
     "samples",
     "samples_by_windows",

@@ -1,4 +1,4 @@
-"""What the report reads: the study, the collected tables, the published figures, the MLflow runs."""
+"""What the report reads: the study, the collected tables, the published figures."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ class Report:
     results: Path
     tables: dict[str, pandas.DataFrame]
     published: dict[str, Any]
-    runs: dict[str, str]
-    """Row -> MLflow run id; empty where nothing was tracked."""
 
     @property
     def main(self) -> pandas.DataFrame:
         """Methods by metrics, one line each."""
         return self.tables["main"]
+
+    @property
+    def runs(self) -> dict[str, str]:
+        """Row -> id of its MLflow run."""
+        return dict(zip(self.tables["runs"]["row"], self.tables["runs"]["run"], strict=True))
 
     @property
     def extractor(self) -> str:
@@ -70,17 +73,14 @@ def records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def load(
-    study_spec: str | Path, results_dir: str | Path, published: str | Path, runs: str | Path | None = None
-) -> Report:
-    """Read what :func:`perflow.report.tables.collect` wrote; ``runs`` is results/runs.json, if there is one."""
+def load(study_spec: str | Path, results_dir: str | Path, published: str | Path) -> Report:
+    """Read what :func:`perflow.report.tables.collect` wrote."""
     results = Path(results_dir)
     return Report(
         read_study(study_spec),
         results,
-        {name: read_table(results / "tables" / f"{name}.csv") for name in TABLES},
+        {name: read_table(results / "tables" / f"{name}.csv") for name in (*TABLES, "runs")},
         artifacts.read_json(published),
-        artifacts.read_json(runs) if runs else {},
     )
 
 

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from perflow.core import WINDOW
 from perflow.report.data import Report, records
 from perflow.report.drawing import DARK, GREY, colour, key, label_ends, marker, plain_numbers, powers, style
-from perflow.report.study import WINDOW, metric_name
+from perflow.report.study import metric_name
 
 _LOGARITHMIC = ("fd_", "kid_", "teacher_mse")
 _AXES = {"nfe": "network evaluations per image", "steps": "solver steps"}  # in the order of the panels
@@ -213,14 +214,20 @@ def _stairs(axes: Axes, rows: DataFrame, metrics: tuple[str, ...], ink: str) -> 
 
 
 def costs(report: Report) -> Figure:
-    """Seconds of each model by stage, the mean over its training seeds; pairs count for every model that uses them."""
+    """Seconds of each model by stage, the mean over its training seeds.
+
+    Pairs count for every model that uses them, and a chain's earlier links for every later one.
+    """
     seconds = {(row["table"], row["row"]): row["seconds"] or 0.0 for row in records(report.tables["costs"])}
     bars: dict[str, dict[str, list[float]]] = {}
-    for model in report.study["models"]:
+    models = {model["name"]: model for model in report.study["models"]}
+    for model in models.values():
         name = model["name"].removesuffix(f"-s{model['seed']}") if model["kind"] == "student" else model["name"]
+        chain = [model["name"], *model["links"]]
+        rows = {"pairs": dict.fromkeys(models[link]["pairs"] for link in chain), "students": chain}
         for table, _ in _STAGES:
-            row = model["pairs"] if table == "pairs" else model["name"]
-            bars.setdefault(name, {}).setdefault(table, []).append(seconds.get((table, row), 0.0))
+            total = sum(seconds.get((table, row), 0.0) for row in rows.get(table, [model["name"]]))
+            bars.setdefault(name, {}).setdefault(table, []).append(total)
     for table in ("bases", "extractors"):
         for (kind, row), value in seconds.items():
             if kind == table:

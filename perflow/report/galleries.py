@@ -13,11 +13,11 @@ import numpy
 from matplotlib.figure import Figure
 from PIL import Image
 
+from perflow.core import WINDOW
 from perflow.errors import PerflowError
 from perflow.report.data import Report
 from perflow.report.drawing import style
 from perflow.report.figures import common_windows
-from perflow.report.study import WINDOW
 from perflow.report.tables import samples_manifest
 from perflow.report.words import count
 

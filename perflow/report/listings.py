@@ -19,7 +19,10 @@ _SHORT = {
     "prompt_accuracy": "prompt accuracy",
     "precision": "precision",
     "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
     "diversity": "diversity",
+    "vendi": "Vendi",
     "fd_real": "FD to real",
 }
 """The metrics of the main table and their headings; the others stand in the csv only."""

@@ -49,6 +49,8 @@ def _rows(report: Report, chosen: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _pairs(row: dict[str, Any]) -> str:
     mode = "CFG-sync" if row["guidance"] == 1 else f"CFG-fixed at {row['guidance']:g}"
+    if row.get("teacher"):
+        mode = f"made by {row['teacher']} at guidance {row['guidance']:g}"
     return (
         f"{row['count']:,} window pairs, {mode}, starts: {row['starts']}, "
         f"{row['solver']} with {count(row['steps'], 'step')}"

@@ -18,7 +18,7 @@ def provenance(report: Report) -> Html:
     """Which code, which libraries, which specs, which MLflow runs."""
     versions = [("git commit", checkout().describe()), ("Python", platform.python_version())]
     versions += [(name, _version(name)) for name in _LIBRARIES]
-    parent = next((run for key, run in report.runs.items() if key.startswith("study/")), "not tracked")
+    parent = next((run for key, run in report.runs.items() if key.startswith("study/")), "")
     versions.append(("MLflow run of the study", parent))
     rows = [[Cell(escape(name), 1, "method"), version] for name, version in versions]
     header = ["table", "row", "spec", "spec of its evaluation", "MLflow run"]

@@ -23,13 +23,11 @@ def render(notebook: str | Path, results_dir: str | Path, published: str | Path,
     cell's error if one fails.
     """
     out, results = Path(out_html), Path(results_dir)
-    runs = results / "runs.json"
     parameters = {
         "prefix": sys.prefix,
         "study": str(results / "specs" / "study.json"),
         "results": str(results),
         "published": str(published),
-        "runs": str(runs) if runs.is_file() else "",
     }
     book = normalised(_executed(notebook, parameters))
     page = _html(book)

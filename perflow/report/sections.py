@@ -45,7 +45,7 @@ def opening(report: Report) -> Html:
     if mixed := len(tested) - sum(kinds.values()):
         said.append(f"{mixed} seen in part")
     cards = [
-        ("bases", len(_bases(report))),
+        ("base" if len(_bases(report)) == 1 else "bases", len(_bases(report))),
         ("trained students", len(students)),
         ("trials", sum(len(model["trials"]) for model in models)),
         ("samples a trial", sampling["prompts"] * sampling["per_prompt"]),
@@ -214,7 +214,8 @@ def costs(report: Report) -> Html:
         ])  # fmt: skip
     header = ["stage", "rows", "wall time", "CPU time", "peak MiB", "written", "teacher evaluations", "student passes"]
     caption = (
-        "Wall time by model, the mean over training seeds; pairs are counted for every model that learns from them."
+        "Wall time by model, the mean over training seeds; pairs are counted for every model that learns from them,"
+        " and the pairs and training of a student for every model that it teaches or starts."
     )
     return _joined((figure(figures.costs(report), caption), table(header, rows)))
 

@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from perflow import artifacts
-from perflow.errors import PerflowError
+from perflow.core import WINDOW
 from perflow.models import SCHEDULERS
-
-WINDOW = "window"
-"""The solver of a student on its own windows."""
 
 METRICS = {
     "fd_teacher": "FD-{} to teacher",
@@ -24,7 +21,10 @@ METRICS = {
     "kid_real": "KID-{} to real",
     "precision": "precision ({})",
     "recall": "recall ({})",
+    "density": "density ({})",
+    "coverage": "coverage ({})",
     "diversity": "diversity ({}, teacher = 1)",
+    "vendi": "Vendi score within a prompt ({}, teacher = 1)",
     "prompt_accuracy": "prompt accuracy ({})",
     "teacher_mse": "relative latent MSE to teacher, same noise",
 }
@@ -52,7 +52,8 @@ class Arm:
     solver: str
     steps: int
     nfe: int
-    guidance: float
+    guidance: float | list[float]
+    """One number, or one a window."""
     stream: int
     models: tuple[str, ...]
     """Names of the models, one a training seed, in the order of the seeds."""
@@ -72,11 +73,8 @@ def is_reference(kind: str, trial: str) -> bool:
 
 def read_study(path: str | Path) -> dict[str, Any]:
     """results/specs/study.json; PerflowError if it is not one."""
-    study = artifacts.read_json(path)
-    missing = [key for key in ("name", "settings", "models", "extractor") if key not in study]
-    if missing:
-        raise PerflowError(f"{path}: not a study summary, it lacks {', '.join(missing)}; the workflow writes it")
-    return study
+    what = "a study summary, which the workflow writes"
+    return artifacts.read_object(path, what, name=str, settings=dict, models=list, extractor=str)
 
 
 def arms(study: dict[str, Any], specs: str | Path) -> list[Arm]:
@@ -157,7 +155,7 @@ def _recipe(specs: Path, model: dict[str, Any]) -> dict[str, Any]:
         return {}
     row = artifacts.read_spec(specs / "students" / f"{model['name']}.json").row
     pairs = artifacts.read_spec(specs / "pairs" / f"{row['pairs']}.json").row
-    recipe = {name: row[name] for name in ("path", "prediction", "method", "training")}
+    recipe = {name: row[name] for name in ("path", "prediction", "method", "training", "start")}
     axes = ("base", "dataset", "edges", "window_steps")
     return recipe | {"pairs": {name: value for name, value in pairs.items() if name not in axes}}
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas
 
-from perflow import artifacts
+from perflow import artifacts, record
+from perflow.core import WINDOW
 from perflow.errors import PerflowError
 from perflow.report import reading
-from perflow.report.study import METRICS, WINDOW, Arm, arms, leading, metric_name, model_key, read_study
+from perflow.report.study import METRICS, Arm, arms, leading, metric_name, model_key, read_study
 
 TABLES = ("main", "ablation", "windows", "curves", "costs", "comparisons", "rows")
 SUMMARY = ("fd_teacher", "kid_teacher", "prompt_accuracy", "teacher_mse")
@@ -35,7 +36,7 @@ _WINDOWS = (
 
 
 def collect(study_spec: str | Path, results_dir: str | Path, published: str | Path) -> None:
-    """Write ``results_dir``/tables/*.csv and ``results_dir``/metrics.json.
+    """Write ``results_dir``/tables/*.csv, ``results_dir``/metrics.json, and last their record.
 
     ``published`` is the file of published figures and orderings (see :mod:`perflow.report.reading`).
     PerflowError for an artifact that is missing, was made for another spec, or was measured with
@@ -62,6 +63,10 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
         frame = pandas.DataFrame(rows, columns=columns.get(name))
         artifacts.write_text(results / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     artifacts.write_json(results / "metrics.json", _summary(main))
+    read = [results / "metrics" / f"{name}.json" for name in measured] + [Path(published)]
+    made = [results / "tables" / f"{name}.csv" for name in tables] + [results / "metrics.json"]
+    inputs = {path.as_posix(): artifacts.sha256_file(path) for path in read}
+    record.write(results / "tables" / "record.json", artifacts.sha256_file(study_spec), inputs, made)
 
 
 def samples_manifest(model: dict[str, Any], results: Path) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def samples_manifest(model: dict[str, Any], results: Path) -> dict[str, Any]:
 
 
 def _of_spec(path: Path, spec: str) -> dict[str, Any]:
-    content = artifacts.read_json(path)
+    content = artifacts.read_object(path, "an artifact of this study", trials=dict)
     if content.get("spec") != spec:
         raise PerflowError(
             f"{path}: made for spec {str(content.get('spec'))[:12]}, the study's row has {spec[:12]}; "
@@ -203,7 +208,7 @@ def _costs(study: dict[str, Any], results: Path) -> list[dict[str, Any]]:
         files.append(("evaluations", model["name"], f"metrics/{model['name']}.cost.json"))
     rows = []
     for table, name, file in files:
-        cost = artifacts.read_json(results / file)
+        cost = artifacts.read_object(results / file, "a record")
         rows.append({"table": table, "row": name} | {column: cost.get(column) for column in _COST})
     return rows
 

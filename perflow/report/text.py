@@ -1,4 +1,4 @@
-"""The main table as plain text for a terminal and as Markdown for the README."""
+"""The main table as plain text for a terminal, it and the readings as Markdown for the README."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from perflow.report.data import read_table, wide
+from perflow.report.data import read_table, records, wide
 from perflow.report.study import leading
-from perflow.report.words import number
+from perflow.report.words import count, number
 
 _WIDTH = 110
 _METRICS = {
@@ -44,6 +44,23 @@ def markdown(results_dir: str | Path) -> str:
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([*lines, "", _legend(arms)]) + "\n"
+
+
+def readings(results_dir: str | Path) -> str:
+    """The published orderings as Markdown: a line for each method that was compared, with the verdicts."""
+    lines, last = ["| claimed | of | here |", "|---|---|---|"], None
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in records(read_table(Path(results_dir) / "tables" / "comparisons.csv")):
+        groups.setdefault((row["claim"], row["better"]), []).append(row)
+    for (claim, method), rows in groups.items():
+        verdicts: dict[str, list[str]] = {}
+        for row in rows:
+            against = row["worse"] if row["worse"] != method else f"{row['worse_steps']:g} steps"
+            verdicts.setdefault(row["verdict"], []).append(f"{against} at {count(row['worse_nfe'], 'evaluation')}")
+        said = "; ".join(f"**{verdict}** ({', '.join(found)})" for verdict, found in verdicts.items())
+        lines.append(f"| {claim if claim != last else ''} | {method} | {said} |")
+        last = claim
+    return "\n".join(lines) + "\n"
 
 
 def _header(arms: list[dict[str, Any]], evaluations: str) -> tuple[str, ...]:

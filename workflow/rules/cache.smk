@@ -9,8 +9,6 @@ rule cache:
         cost="results/pairs/{pairs}/cost.json",
     log:
         "logs/cache/{pairs}.log",
-    benchmark:
-        "logs/cache/{pairs}.tsv"
     priority: 30
     threads: 1
     resources:

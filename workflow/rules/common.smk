@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +20,9 @@ GPU = int(shutil.which("nvidia-smi") is not None)
 
 try:
     STUDY = perflow_config.load(STUDY_FILE)
+    for name, row in STUDY.extractors.items():
+        if row.weights and not (HERE / row.weights).is_file():
+            raise PerflowError(f"{STUDY_FILE}: extractors.{name}.weights: no file {ROOT / row.weights}")
     perflow_config.write_specs(STUDY, label=Path(os.path.relpath(Path.cwd(), ROOT)).as_posix())
 except PerflowError as error:
     sys.exit(f"perflow: {error}")
@@ -29,8 +33,23 @@ if not (ROOT / "mlflow.db").exists():
     Path("results/runs.json").unlink(missing_ok=True)
 
 
-# `perflow` in a rule is the command of the interpreter that runs Snakemake, whatever PATH says.
-shell.prefix(f'perflow() (exec {shlex.quote(sys.executable)} -m perflow "$@"); set -euo pipefail; ')
+# `perflow` in the rules is the command of the interpreter that runs Snakemake, whatever PATH says: in a fork of a warm
+# process where one serves this run (see worker.py), else in a process of its own. Either runs the package beside this
+# workflow, whatever is installed: a copy of the repository (an experiment of DVC) has code of its own.
+WORKER = shlex.quote(str(HERE / "workflow" / "worker.py"))
+CODE = shlex.quote(os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+shell.prefix(
+    f"export PYTHONPATH={CODE}; "
+    f'perflow() (exec {shlex.quote(sys.executable)} -S -E {WORKER} "$@"); set -euo pipefail; '
+)
+
+
+def start_worker():
+    """Serve this run's jobs from one warm process; not beside a GPU, which a fork cannot share."""
+    if not GPU:
+        with open(".snakemake/worker.log", "w") as log:
+            command = [sys.executable, str(HERE / "workflow" / "worker.py"), "--serve"]
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
 
 wildcard_constraints:
@@ -47,9 +66,25 @@ def dataset_of_base(wildcards):
     return f"data/{STUDY.bases[wildcards.base].dataset}/manifest.json"
 
 
-def dataset_of_extractor(wildcards):
-    """Manifest of the images a feature network is trained on."""
-    return f"data/{STUDY.extractors[wildcards.extractor].dataset}/manifest.json"
+def verb_of_base(wildcards):
+    """What makes a base."""
+    return "prepare" if hasattr(STUDY.bases[wildcards.base], "source") else "base"
+
+
+def checkpoint_of_base(wildcards):
+    """Files of a pretrained base that lie on this machine, so that an edited checkpoint is prepared again."""
+    source = getattr(STUDY.bases[wildcards.base], "source", None)
+    if source is None or source.kind == "hub":
+        return []
+    place = Path(os.path.expanduser(source.folder or source.file))
+    files = [place] if source.file else sorted(place.glob("*/*")) + [place / "model_index.json"]
+    return [str(file) for file in files]
+
+
+def source_of_extractor(wildcards):
+    """Manifest of the images a feature network is trained on, or the weights that others trained."""
+    row = STUDY.extractors[wildcards.extractor]
+    return f"data/{row.dataset}/manifest.json" if row.dataset else str(HERE / row.weights)
 
 
 def dataset_of_pairs(wildcards):
@@ -62,14 +97,26 @@ def dataset_of_samples(wildcards):
     return f"data/{STUDY.samples[wildcards.model].dataset}/manifest.json"
 
 
+def handle(model):
+    """Handle of a model, taught or not."""
+    return f"results/{'bases' if model in STUDY.bases else 'students'}/{model}/model.json"
+
+
 def teacher_of_pairs(wildcards):
-    """Handle of the model that makes pairs."""
-    return f"results/bases/{STUDY.pairs[wildcards.pairs].base}/model.json"
+    """Handle of the model that makes pairs: their base, or a student."""
+    row = STUDY.pairs[wildcards.pairs]
+    return handle(row.teacher or row.base)
+
+
+def start_of_student(wildcards):
+    """Handle of the model a student starts from: its base, or another student."""
+    row = STUDY.students[wildcards.student]
+    return handle(row.start or row.base)
 
 
 def base_of_student(wildcards):
-    """Handle of the base a student starts from."""
-    return f"results/bases/{STUDY.students[wildcards.student].base}/model.json"
+    """Handle of the base a student is a delta of."""
+    return handle(STUDY.students[wildcards.student].base)
 
 
 def pairs_of_student(wildcards):
@@ -78,14 +125,13 @@ def pairs_of_student(wildcards):
 
 
 def handle_of_model(wildcards):
-    """Handle of a model, taught or not."""
-    kind = "bases" if wildcards.model in STUDY.bases else "students"
-    return f"results/{kind}/{wildcards.model}/model.json"
+    """Handle of the model that is sampled."""
+    return handle(wildcards.model)
 
 
 def base_of_model(wildcards):
     """Handle of the base that counts as a model's teacher."""
-    return f"results/bases/{STUDY.samples[wildcards.model].base}/model.json"
+    return handle(STUDY.samples[wildcards.model].base)
 
 
 def teacher_samples_of(wildcards):

@@ -11,8 +11,6 @@ rule evaluate:
         cost="results/metrics/{model}.cost.json",
     log:
         "logs/evaluate/{model}.log",
-    benchmark:
-        "logs/evaluate/{model}.tsv"
     threads: 1
     shell:
         "perflow evaluate --spec {input.spec:q} --samples {input.samples:q} --teacher {input.teacher:q}"

@@ -11,11 +11,8 @@ rule export:
         cost="results/students/{student}/export.cost.json",
     log:
         "logs/export/{student}.log",
-    benchmark:
-        "logs/export/{student}.tsv"
     priority: 25
     threads: 1
     shell:
         "perflow export --spec {input.spec:q} --student-spec {input.student_spec:q}"
-        " --weights {input.weights:q} --base {input.base:q} --out {output.delta:q}"
-        " --model {output.model:q} --log {log:q}"
+        " --weights {input.weights:q} --base {input.base:q} --out {output.delta:q} --log {log:q}"

@@ -7,8 +7,6 @@ rule fetch:
         cost="data/{dataset}/cost.json",
     log:
         "logs/fetch/{dataset}.log",
-    benchmark:
-        "logs/fetch/{dataset}.tsv"
     priority: 50
     threads: 1
     shell:

@@ -1,4 +1,4 @@
-TABLES = ["windows", "curves", "costs", "rows"]
+TABLES = ["windows", "curves", "costs", "rows", "runs"]
 
 
 rule collect:
@@ -17,40 +17,18 @@ rule collect:
             "results/tables/comparisons.csv", caption="../report/comparisons.rst", category="Tables"
         ),
         metrics="results/metrics.json",
+        record="results/tables/record.json",
     log:
         "logs/collect.log",
-    benchmark:
-        "logs/collect.tsv"
     threads: 1
     shell:
         "perflow collect --published {input.published:q} 2> {log:q} || (cat {log:q} >&2; exit 1)"
-
-
-rule track:
-    """Bring MLflow in step with the files."""
-    input:
-        tables=rules.collect.output,
-    output:
-        runs="results/runs.json",
-    log:
-        "logs/track.log",
-    benchmark:
-        "logs/track.tsv"
-    threads: 1
-    params:
-        database=str(HERE / "mlflow.db"),
-        artifacts=str(HERE / "mlruns"),
-    shell:
-        "perflow track --database {params.database:q} --artifacts {params.artifacts:q}"
-        " 2> {log:q} || (cat {log:q} >&2; exit 1)"
 
 
 rule report:
     """Execute the report's notebook."""
     input:
         tables=rules.collect.output,
-        # The page names the runs; after a clone and a pull the runs are new, and the page stays as it is.
-        runs=ancient("results/runs.json"),
         notebook=HERE / "notebooks" / "report.ipynb",
         published=HERE / "workflow" / "report" / "published.json",
     output:
@@ -58,12 +36,25 @@ rule report:
         page=report("reports/report.html", caption="../report/report.rst", category="Report"),
     log:
         "logs/report.log",
-    benchmark:
-        "logs/report.tsv"
+    threads: 1
+    shell:
+        "perflow report --notebook {input.notebook:q} --published {input.published:q} --out {output.page:q}"
+        " 2> {log:q} || (cat {log:q} >&2; exit 1)"
+
+
+rule track:
+    """Bring MLflow in step with the files, the page included."""
+    input:
+        tables=rules.collect.output,
+        page="reports/report.html",
+    output:
+        runs="results/runs.json",
+    log:
+        "logs/track.log",
     threads: 1
     params:
         database=str(HERE / "mlflow.db"),
+        artifacts=str(HERE / "mlruns"),
     shell:
-        "perflow report --notebook {input.notebook:q} --published {input.published:q}"
-        " --out {output.page:q} --database {params.database:q}"
+        "perflow track --database {params.database:q} --artifacts {params.artifacts:q} --report {input.page:q}"
         " 2> {log:q} || (cat {log:q} >&2; exit 1)"

@@ -10,8 +10,6 @@ rule sample:
         cost="results/samples/{model}/cost.json",
     log:
         "logs/sample/{model}.log",
-    benchmark:
-        "logs/sample/{model}.tsv"
     priority: 10
     threads: 1
     resources:

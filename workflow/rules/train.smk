@@ -2,7 +2,7 @@ rule train:
     """Teach {wildcards.student} from its window pairs."""
     input:
         spec="results/specs/students/{student}.json",
-        base=base_of_student,
+        start=start_of_student,
         pairs=pairs_of_student,
     output:
         weights="results/students/{student}/ema.safetensors",
@@ -10,12 +10,10 @@ rule train:
         cost="results/students/{student}/cost.json",
     log:
         "logs/train/{student}.log",
-    benchmark:
-        "logs/train/{student}.tsv"
     priority: 20
     threads: 1
     resources:
         gpu=GPU,
     shell:
-        "perflow train --spec {input.spec:q} --base {input.base:q} --pairs {input.pairs:q}"
+        "perflow train --spec {input.spec:q} --start {input.start:q} --pairs {input.pairs:q}"
         " --out {output.weights:q} --log {log:q}"

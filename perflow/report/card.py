@@ -1,0 +1,227 @@
+"""A model card: what a delta, a LoRA or a merged checkpoint is, how it is used, and what was measured of it.
+
+Every value comes from the file's header or from the study that made it; nothing is typed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from perflow import artifacts
+from perflow.errors import PerflowError
+from perflow.report.study import METRICS, WINDOW, metric_name
+from perflow.report.words import count, number
+
+Header = Mapping[str, Any]
+_LICENCE = (
+    "A delta, and what is merged from it, derives from its base and from the data it was taught with: their licences "
+    "hold for it. This card grants none."
+)
+
+
+class Measured(NamedTuple):
+    """A student's numbers, and the rows of the study they come from."""
+
+    metrics: dict[str, Any]
+    """results/metrics/<student>.json."""
+    evaluation: dict[str, Any]
+    samples: dict[str, Any]
+    pairs: dict[str, Any]
+
+
+class Use(NamedTuple):
+    """A file and how to load it: ``imports`` and ``lines`` make ``pipe``."""
+
+    what: str
+    imports: list[str]
+    lines: list[str]
+    measured: str
+    """What the numbers are of, in one sentence; empty where none were measured of this."""
+
+
+def measured(header: Header, results: Path) -> Measured:
+    """The numbers of a student in ``results``; PerflowError if they, or the delta, are of another row of the study."""
+    name, specs = header.get("student"), results / "specs"
+    delta = artifacts.read_spec(specs / "deltas" / f"{name}.json")
+    evaluation = artifacts.read_spec(specs / "evaluations" / f"{name}.json")
+    metrics = artifacts.read_json(results / "metrics" / f"{name}.json")
+    for what, found, row in (("the delta", header.get("spec"), delta), ("its metrics", metrics["spec"], evaluation)):
+        if found != row.hash:
+            raise PerflowError(f"{results}: {what} of '{name}' were made for another spec; run the workflow again")
+    samples = artifacts.read_spec(specs / "samples" / f"{name}.json").row
+    pairs = artifacts.read_spec(specs / "pairs" / f"{header['row']['pairs']}.json").row
+    return Measured(metrics, evaluation.row, samples, pairs)
+
+
+def study_of(delta: Path, header: Header) -> Path | None:
+    """The results folder a delta lies in (results/students/<student>/), if it was measured there."""
+    results = delta.resolve().parent.parent.parent
+    name = header.get("student")
+    here = delta.resolve().parent == results / "students" / str(name)
+    return results if here and (results / "metrics" / f"{name}.json").is_file() else None
+
+
+def delta_use(header: Header, file: str, base: str) -> Use:
+    """A delta, added to its base's pipeline."""
+    lines = [f'pipe = StableDiffusionPipeline.from_pretrained("{base}")', f'perflow.apply_delta(pipe, "{file}")']
+    return Use(
+        "A delta: add it to its base.", ["import perflow", "from diffusers import StableDiffusionPipeline"], lines,
+        "Measured with the delta added to its base.",
+    )  # fmt: skip
+
+
+def lora_use(header: Header, file: str, base: str) -> Use:
+    """A LoRA, loaded into its base's pipeline; it needs the student's scheduler beside it."""
+    cut, scheduler = header["lora"], _scheduler(header)
+    imports = ["from diffusers import StableDiffusionPipeline"]
+    lines = [
+        f'pipe = StableDiffusionPipeline.from_pretrained("{base}")',
+        f'pipe.load_lora_weights("{file}")  # needs peft',
+    ]
+    if scheduler is not None:
+        library, name, options = scheduler
+        given = "".join(f", {key}={value!r}" for key, value in options.items())
+        imports.append(f"from {library} import {name}")
+        lines.append(f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{given})")
+    return Use(
+        f"A LoRA of rank {cut['rank']}, cut from the student's delta with a relative error of "
+        f"{number(cut['relative_error'])}.",
+        imports, lines, "Measured with the whole delta, not with this LoRA.",
+    )  # fmt: skip
+
+
+def _scheduler(header: Header) -> tuple[str, str, dict[str, Any]] | None:
+    """Library, class and options of the scheduler a student is sampled with; None for its base's own."""
+    if header.get("edges") is not None:
+        return "perflow", "PeRFlowScheduler", {
+            "prediction_type": header["prediction"], "windows": header["edges"], "path": header["path"],
+            "base_prediction": header["base_prediction"], "timestep_offset": header["timestep_offset"],
+        }  # fmt: skip
+    chosen = dict((header.get("trial") or {}).get("scheduler") or {})
+    return ("diffusers", chosen.pop("class"), chosen) if chosen else None
+
+
+def folder_use(folder: str, needs_perflow: bool, scale: float, own_base: bool) -> Use:
+    """A merged pipeline folder."""
+    plain = scale == 1 and own_base
+    what = "A whole pipeline: the base with the delta added" + ("." if scale == 1 else f" {number(scale)} times.")
+    return Use(
+        what + (" perflow must be installed, for its scheduler." if needs_perflow else "")
+        + ("" if own_base else " The base is another checkpoint than the one the student was taught from."),
+        ["from diffusers import StableDiffusionPipeline"],
+        [f'pipe = StableDiffusionPipeline.from_pretrained("{folder}")'],
+        "Measured with the delta added to its base, as here." if plain else "",
+    )  # fmt: skip
+
+
+def card(header: Header, use: Use, numbers: Measured | None) -> str:
+    """The model card as Markdown."""
+    base = header.get("base") or {}
+    origin = base.get("origin")
+    sections = [
+        "---\nlibrary_name: diffusers\npipeline_tag: text-to-image\ntags: [perflow, few-step, text-to-image]\n"
+        + (f"base_model: {origin['hub']}\n" if origin else "")
+        + "---",
+        f"# {header.get('student', 'student')}\n\n{use.what} Few-step text to image by piecewise rectified flow"
+        f" (PeRFlow, arXiv 2405.07510) and its relatives; made with perflow.",
+        "## Use\n\n" + _code(header, use),
+        "## What it is\n\n" + _table([("", "")] + _facts(header, base, numbers)),
+    ]
+    if numbers is not None and use.measured:
+        sections.append(f"## Measured\n\n{use.measured} {_protocol(numbers)}\n\n{_metrics(numbers)}")
+    else:
+        sections.append("## Measured\n\nNothing was measured of this.")
+    sections.append(f"## Licence\n\n{_LICENCE}")
+    return "\n\n".join(sections) + "\n"
+
+
+def _code(header: Header, use: Use) -> str:
+    windows = len(header["edges"]) - 1 if header.get("edges") else None
+    steps = windows or (header.get("trial") or {}).get("steps")
+    options = ['"a prompt"', *([] if steps is None else [f"num_inference_steps={steps}"])]
+    guidance = header.get("guidance")
+    each = isinstance(guidance, list)
+    if guidance is not None:
+        options.append(f"guidance_scale={guidance[0] if each else guidance}")
+    draw = f"image = pipe({', '.join(options)}).images[0]"
+    code = "```python\n" + "\n".join([*use.imports, "", *use.lines, draw]) + "\n```"
+    notes = [] if windows is None else [f"Any number of steps from {windows}, one a window, works."]
+    if each:
+        notes.append(f"It is meant for a guidance a window, {_guidance(guidance)}; a pipeline's call takes the first.")
+    return "\n\n".join([code, *notes])
+
+
+def _guidance(guidance: float | list[float] | None) -> str | None:
+    """One guidance, or one a window; None for none."""
+    if guidance is None:
+        return None
+    return ", ".join(f"{value:g}" for value in (guidance if isinstance(guidance, list) else [guidance]))
+
+
+def _facts(header: Header, base: Mapping[str, Any], numbers: Measured | None) -> list[tuple[str, str]]:
+    edges, row = header.get("edges"), header.get("row") or {}
+    facts = [
+        ("base", base.get("name")),
+        (
+            "base's origin",
+            f"{origin['hub']}, revision {origin['revision']}" if (origin := base.get("origin")) else None,
+        ),
+        ("base's UNet, sha256 of its values", f"`{base.get('sha256')}`"),
+        ("windows", "none" if not edges else f"{len(edges) - 1}, at " + " ".join(f"{edge:g}" for edge in edges)),
+        ("path in a window", header.get("path")),
+        ("prediction", f"{header.get('prediction')} (base: {header.get('base_prediction')})"),
+        ("guidance to sample with", _guidance(header.get("guidance"))),
+        ("timesteps", {0: "T t (published weights)", -1: "T t - 1"}.get(header.get("timestep_offset"))),
+    ]
+    if row:
+        options = {key: value for key, value in row["method"].items() if key != "name"}
+        said = ", ".join(f"{key} {value}" for key, value in options.items())
+        facts.append(("method", row["method"]["name"] + (f" ({said})" if said else "")))
+        training = row["training"]
+        facts.append(("training", f"{count(training['steps'], 'step')} of {training['batch']}, seed {row['seed']}"))
+    if numbers is not None:
+        pairs = numbers.pairs
+        facts.append((
+            "pairs", f"{pairs['count']} of {pairs['solver']}, {count(pairs['window_steps'], 'step')} a window,"
+            f" guidance {pairs['guidance']:g}, starts: {pairs['starts']}, data set {pairs['dataset']}"
+            + (f", teacher {pairs['teacher']}" if pairs.get("teacher") else ""),
+        ))  # fmt: skip
+    return [(key, str(value)) for key, value in facts if value is not None]
+
+
+def _protocol(numbers: Measured) -> str:
+    sampling, extractor = numbers.samples["sampling"], numbers.metrics["extractor"]
+    accuracy = ", ".join(f"{name} {number(value)}" for name, value in extractor.get("accuracy", {}).items())
+    return (
+        f"{sampling['prompts']} prompts of the data set {numbers.samples['dataset']}, {sampling['per_prompt']} images"
+        f" each; features of {extractor['name']}{f' (accuracy: {accuracy})' if accuracy else ''}. Brackets:"
+        f" {numbers.evaluation['confidence']:.0%} interval over noise and prompts, within this one training seed."
+    )
+
+
+def _metrics(numbers: Measured) -> str:
+    """Metrics down, trials across."""
+    trials = numbers.metrics["trials"].values()
+    found = {name for trial in trials for name in trial["metrics"]}
+    names = [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
+    extractor = numbers.metrics["extractor"]["name"]
+    rows = [["", *(_trial(trial) for trial in trials)]]
+    rows += [[metric_name(name, extractor), *(_estimate(t["metrics"].get(name)) for t in trials)] for name in names]
+    return _table(rows)
+
+
+def _trial(trial: Mapping[str, Any]) -> str:
+    solver = "windows" if trial["solver"] == WINDOW else trial["solver"]
+    cost = f"{count(trial['steps'], 'step')}, {count(trial['nfe'], 'evaluation')}"
+    return f"{solver}, {cost}, guidance {_guidance(trial['guidance'])}"
+
+
+def _estimate(found: Mapping[str, float] | None) -> str:
+    return "" if found is None else f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
+
+
+def _table(rows: list[Any]) -> str:
+    head, *rest = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *rest])
