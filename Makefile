@@ -1,8 +1,9 @@
 # make reproduce   the study of params.yaml, from nothing to reports/report.html
-# make demo        a tiny study through every rule, in about two minutes
-# make test        linters, contracts and tests
+# make demo        a tiny study through every rule, in about a minute
+# make test        linters, contracts and tests, two files at a time (JOBS=2)
 # make study STUDY=workflow/studies/tiny.yaml    any other study, in studies/<name>/
-# make record      the study, then `dvc commit` of what it made
+# make torture    runs struck at random moments, again and again (KILLS=100 STUDY=…)
+# make record      the study, then DVC's record of what it made; STUDY=... as above (docs/sharing.md)
 #
 # All that is needed is Python 3.11 to 3.13 and make. TORCH=cpu (or cu130, …) chooses PyTorch's wheels.
 
@@ -11,10 +12,11 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	&& echo $$python && break; done)
 TORCH ?=
 CORES ?= all
+JOBS ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: reproduce demo study record test lint environment clean-environment
+.PHONY: reproduce demo study record test torture lint environment clean-environment
 .DEFAULT_GOAL := reproduce
 
 environment: .venv/ready
@@ -38,15 +40,18 @@ study: environment
 	@test -n "$(STUDY)" || { echo "perflow: give a study, such as make study STUDY=workflow/studies/tiny.yaml"; exit 1; }
 	@$(BIN)/python workflow/reproduce.py --study "$(STUDY)" --cores $(CORES)
 
-record: reproduce
-	@$(BIN)/dvc commit --force --quiet study && echo "recorded in dvc.lock: commit it, and dvc push to share"
+record: environment
+	@$(BIN)/python workflow/reproduce.py --study "$(or $(STUDY),params.yaml)" --cores $(CORES) --record
 
 lint: environment
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache \
 		&& $(BIN)/snakefmt --check Snakefile workflow
 
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
+torture: environment
+	@$(BIN)/python -m tests.workflow.torture --study $(or $(STUDY),workflow/studies/tiny.yaml) --kills $(or $(KILLS),100)
 
 clean-environment:
 	rm -rf .venv

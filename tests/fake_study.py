@@ -50,7 +50,8 @@ def study(name: str = "synthetic") -> dict[str, Any]:
     students = {
         entry: {
             "label": label, "bases": None, "pairs": pairs, "windows": windows, "path": path, "prediction": prediction,
-            "method": {"name": "piecewise_reflow", "positions": "uniform", "weighting": "uniform"}, "seeds": seeds,
+            "method": {"name": "piecewise_reflow", "positions": "uniform", "weighting": "uniform",
+                       "power": 1.0, "penalty": "mse"}, "seeds": seeds,
             "training": {}, "trials": {"solvers": ["window"], "steps": [1, 2, 4, 8], "guidance": 1.0},
         }
         for entry, (label, pairs, windows, path, prediction, seeds) in ENTRIES.items()
@@ -116,7 +117,7 @@ def _base() -> dict[str, Any]:
     return {
         "name": "digits", "kind": "base", "entry": "training-free", "label": "training-free", "base": "digits",
         "windows": None, "edges": None, "seed": 0, "pairs": None, "method": None, "path": None, "starts": None,
-        "prediction": "epsilon", "guidance_mode": None, "windowed": False, "trials": trials,
+        "prediction": "epsilon", "guidance_mode": None, "windowed": False, "trials": trials, "links": [],
     } | _specs("digits")  # fmt: skip
 
 
@@ -135,6 +136,7 @@ def _student(entry: str, recipe: dict[str, Any], windows: int, seed: int) -> dic
         "pairs": f"digits-{recipe['pairs']}-k{windows}", "method": recipe["method"]["name"], "path": recipe["path"],
         "prediction": recipe["prediction"], "starts": "data", "windowed": windowed, "trials": trials,
         "guidance_mode": "CFG-sync" if recipe["pairs"] == "sync" else "CFG-fixed",
+        "links": [],
     } | _specs(name)  # fmt: skip
 
 
@@ -169,7 +171,12 @@ def _row_specs(folder: Path, content: dict[str, Any]) -> None:
         if model["kind"] == "student":
             recipe = content["settings"]["students"][model["entry"]]
             row = {name: recipe[name] for name in ("path", "prediction", "method")}
-            row |= {"pairs": model["pairs"], "edges": model["edges"], "training": OPTIM | recipe["training"]}
+            row |= {
+                "pairs": model["pairs"],
+                "edges": model["edges"],
+                "training": OPTIM | recipe["training"],
+                "start": None,
+            }
             rows["students", model["name"]] = row
             rows["pairs", model["pairs"]] = content["settings"]["pairs"][recipe["pairs"]]
     for (table, name), row in rows.items():

@@ -1,5 +1,6 @@
 """What the documents say is what the code and the measured tables say."""
 
+import base64
 import re
 import tomllib
 
@@ -26,12 +27,13 @@ def test_every_dependency_is_pinned_without_an_address(root):
     assert not (root / "uv.lock").exists()
 
 
-def test_readme_shows_the_measured_table(root):
+def test_readme_shows_the_measured_tables(root):
     from perflow import report
 
     readme = (root / "README.md").read_text()
-    shown = readme.split("<!-- table -->")[1].split("<!-- /table -->")[0].strip()
-    assert shown == report.markdown(root / "docs/results/digits").strip()
+    for block, write in (("table", report.markdown), ("readings", report.readings_markdown)):
+        shown = readme.split(f"<!-- {block} -->")[1].split(f"<!-- /{block} -->")[0].strip()
+        assert shown == write(root / "docs/results/digits").strip()
 
 
 def test_the_measured_table_is_of_the_study_as_it_stands(root):
@@ -60,6 +62,12 @@ def test_nothing_unfinished_is_left(root):
     for path in [*root.glob("perflow/**/*.py"), *root.glob("workflow/**/*")]:
         if path.is_file():
             assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", path.read_text()), path
+
+
+def test_what_snakemake_remembers_of_mlflow_is_not_versioned(root):
+    """Its memory of a file is a file of that name in base64."""
+    name = base64.b64encode(b"results/runs.json").decode()
+    assert name in (root / ".dvcignore").read_text().splitlines()
 
 
 def test_every_output_of_the_workflow_is_versioned(root):

@@ -85,16 +85,73 @@ def test_the_average_is_the_recursion_it_says(tmp_path):
     assert ema_decay(OPTIM, 10**6) == OPTIM.ema
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def finite(loop: Loop) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in (*loop.model.parameters(), *loop.ema.parameters()))
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_divergence_is_named_and_the_sound_state_is_kept(poison, tmp_path):
     def poisoned(model: nn.Module, step: int) -> torch.Tensor:
         return loss(model, step) * (poison if step == 11 else 1.0)
 
-    with pytest.raises(PerflowError, match=r"train: loss .* by step 12 of 23; the state of step 11 is kept"):
-        list(Loop(network(), OPTIM, tmp_path, save_seconds=0).run(poisoned))
-    kept = Loop(network(), OPTIM, tmp_path)
+    whole = Loop(network(), OPTIM, tmp_path / "whole")
+    list(whole.run(loss))
+    state = tmp_path / "state"
+    with pytest.raises(PerflowError, match=r"train: loss .* by step 12 of 23; the state of step 11 is kept in \S+;"):
+        list(Loop(network(), OPTIM, state, save_seconds=0).run(poisoned))
+    kept = Loop(network(), OPTIM, state)
     assert kept.done == 11
-    assert all(bool(torch.isfinite(value).all()) for value in (*kept.model.parameters(), *kept.ema.parameters()))
+    assert finite(kept)
+    list(kept.run(loss))  # nothing of the poison is in the average: it ends as if there had been none
+    assert artifacts.tensor_hash(kept.ema.state_dict()) == artifacts.tensor_hash(whole.ema.state_dict())
+
+
+def test_divergence_before_anything_was_kept_says_so(tmp_path):
+    with pytest.raises(PerflowError, match=r"by step 1 of 23; no state was saved before; lower lr"):
+        list(Loop(network(), OPTIM, tmp_path).run(lambda model, step: loss(model, step) * math.nan))
+    assert not (tmp_path / "train.safetensors").exists()
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_though_the_loss_is(tmp_path):
+    def rooted(model: nn.Module, step: int) -> torch.Tensor:
+        value = loss(model, step)
+        return value + (model[0].weight * 0).abs().sum().sqrt() if step == 7 else value  # d sqrt(x) at 0
+
+    with pytest.raises(PerflowError, match=r"gradient norm (nan|inf) by step 8 of 23; the state of step 7 is kept"):
+        list(Loop(network(), OPTIM, tmp_path, save_seconds=0).run(rooted))
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["on the way", "in the last step"])
+def test_weights_that_overflow_are_never_kept_nor_handed_on(last, tmp_path):
+    """An update can overflow where loss and gradient were finite: that shows only in the weights."""
+    poisoned_at = OPTIM.steps - 1 if last else 11
+
+    def overflowing(model: nn.Module, step: int) -> torch.Tensor:
+        if step == poisoned_at:
+            for group in loop.optimizer.param_groups:
+                group["lr"] = 1e39
+        return loss(model, step)
+
+    loop = Loop(network(), OPTIM, tmp_path, save_seconds=0)
+    seen = []
+    said = rf"train: largest weight (inf|nan) by step {poisoned_at + 1} of 23; the state of step {poisoned_at} is kept"
+    with pytest.raises(PerflowError, match=said):
+        seen.extend(loop.run(overflowing))
+    assert seen[-1].step == poisoned_at
+    assert finite(Loop(network(), OPTIM, tmp_path))
+
+
+def test_an_altered_state_is_named_and_not_resumed(tmp_path):
+    list(Loop(network(), OPTIM, tmp_path).run(loss))
+    path = tmp_path / "train.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PerflowError, match=r"train\.safetensors: altered since it was made"):
+        Loop(network(), OPTIM, tmp_path)
+    artifacts.write_tensors(path, {"model.0.weight": torch.zeros(1)}, {})
+    with pytest.raises(PerflowError, match=r"train\.safetensors: not the state of a training"):
+        Loop(network(), OPTIM, tmp_path)
 
 
 def test_the_loss_falls(tmp_path):

@@ -19,11 +19,11 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from perflow import artifacts, config, report
-from perflow.config.resolve import summary as study_summary
+from perflow import artifacts, config, report, tracking
+from perflow.config import summary as study_summary
 from perflow.errors import PerflowError
 from perflow.metrics import intervals
-from perflow.report import figures, galleries, reading, words
+from perflow.report import figures, galleries, protocol, reading, sections, words
 from perflow.report.drawing import _apart
 from perflow.report.study import arms, read_study
 from tests import fake_study
@@ -38,7 +38,8 @@ def published(root: Path) -> Path:
 def collected(tmp_path_factory, published: Path) -> Path:
     """The made-up study with its tables; tests that change anything take a copy."""
     home = tmp_path_factory.mktemp("study")
-    report.collect(fake_study.write(home), home / "results", published)
+    fake_study.write(home)
+    collect(home, published)
     return home
 
 
@@ -53,7 +54,9 @@ def data(collected: Path, published: Path) -> report.Report:
 
 
 def collect(home: Path, published: Path) -> None:
+    """What the verb of this name does."""
     report.collect(home / "results/specs/study.json", home / "results", published)
+    tracking.write_ids(home / "results/specs/study.json", home / "results")
 
 
 def table(home: Path, name: str) -> list[dict[str, str]]:
@@ -271,7 +274,7 @@ def test_a_study_may_evaluate_one_metric(tmp_path: Path, root: Path, published: 
     results = tmp_path / "results"
     for model in read_study(spec)["models"]:
         change(results / f"metrics/{model['name']}.json", lambda content: _only(content, metric))
-    report.collect(spec, results, published)
+    collect(tmp_path, published)
     lines = table(tmp_path, "main")
     assert {line["metric"] for line in lines} == {metric}
     assert len(artifacts.read_json(results / "metrics.json")) == len(lines)
@@ -350,7 +353,7 @@ def test_rows_over_other_groups_are_not_compared(home: Path, published: Path) ->
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda ordering: ordering.update(metric="fid"), "no metric 'fid'; there are diversity, fd_real"),
+        (lambda ordering: ordering.update(metric="fid"), "no metric 'fid'; there are coverage, density"),
         (lambda ordering: ordering.update(better={"colour": 1}), "no field 'colour'; there are key, base"),
     ],
 )
@@ -504,7 +507,7 @@ def test_the_notebook_is_prose_and_calls(root: Path) -> None:
     assert code[0]["metadata"]["tags"] == ["parameters"]
     assert "".join(code[1]["source"]).index("assert sys.prefix == prefix") < "".join(code[1]["source"]).index("perflow")
     given = re.findall(r"^(\w+) = ", "".join(code[0]["source"]), re.MULTILINE)
-    assert given == ["prefix", "study", "results", "published", "runs"]
+    assert given == ["prefix", "study", "results", "published"]
 
 
 def test_a_column_of_a_gallery_is_one_item(data: report.Report) -> None:
@@ -541,13 +544,13 @@ def test_the_made_up_study_has_the_form_of_a_real_one(root: Path) -> None:
         assert {frozenset(row) for row in made[name]} == {frozenset(row) for row in real[name]}
 
 
-@pytest.mark.parametrize("study", ["workflow/studies/tiny.yaml", "params.yaml"])
+@pytest.mark.parametrize("study", ["workflow/studies/tiny.yaml", "params.yaml", "workflow/studies/methods.yaml"])
 def test_a_real_study_is_collected_and_shown(root: Path, study: str, tmp_path: Path, published: Path) -> None:
     resolved = config.load(root / study)
     real = json.loads(artifacts.dumps(study_summary(resolved)))
     spec = fake_study.write(tmp_path, copy.deepcopy(real))
     config.write_specs(resolved, tmp_path)
-    report.collect(spec, tmp_path / "results", published)
+    collect(tmp_path, published)
     loaded = report.load(spec, tmp_path / "results", published)
     for section in (report.opening, report.settings, report.main_table, report.quality, report.ablation,
                     report.ablation_table, report.samples_by_windows, report.readings, report.flow, report.curves,
@@ -559,3 +562,16 @@ def test_a_real_study_is_collected_and_shown(root: Path, study: str, tmp_path: P
 def test_the_report_needs_neither_torch_nor_mlflow() -> None:
     code = "import sys, perflow.report; sys.exit(any(m in sys.modules for m in ('torch', 'mlflow', 'diffusers')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_feature_network_that_others_trained_has_no_curve_and_no_accuracy(home: Path, published: Path) -> None:
+    (home / "results/extractors/digits-cnn/curve.jsonl").write_text("")
+    for model in fake_study.study()["models"]:
+        change(home / f"results/metrics/{model['name']}.json", lambda content: content["extractor"].pop("accuracy"))
+    collect(home, published)
+    report_ = report.load(home / "results/specs/study.json", home / "results", published)
+    assert report_.extractor_accuracy() is None
+    assert "accuracy on held-out" not in protocol.settings(report_)
+    assert not any(row["table"] == "extractors" for row in table(home, "curves"))
+    assert "of the bases" in sections.curves(report_)
+    assert "of the extractors" not in sections.curves(report_)

@@ -4,10 +4,11 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from perflow import artifacts, config, running
+from perflow import artifacts, config, record, running
 from perflow.errors import PerflowError
 
 
@@ -43,6 +44,43 @@ def test_a_row_is_worked_on_by_one_process(home):
     assert artifacts.read_json(out.with_name("cost.json"))["seconds"] >= 0
 
 
+def test_a_stage_that_fails_names_its_row_to_the_user_and_in_the_log(home):
+    """What the loop says of a divergence has a phase and a step; which of many rows it was is added here."""
+    spec, out, log = home / "results/specs/students/eps-perflow-k2-s0.json", home / "x/out.json", home / "logs/x.log"
+
+    def stage(row: artifacts.Spec, state: Path) -> None:
+        artifacts.write_text(state / "train.safetensors", "of step 11")
+        raise PerflowError("train: loss nan, gradient norm nan by step 12 of 23")
+
+    said = "train eps-perflow-k2-s0: train: loss nan, gradient norm nan by step 12 of 23"
+    with pytest.raises(PerflowError, match=f"^{said}$"):
+        running.run("train", spec, stage, [out, out.with_name("cost.json")], log)
+    assert log.read_text().splitlines() == [said]
+    assert [path.read_text() for path in (home / "results/state").rglob("train.safetensors")] == ["of step 11"]
+
+
+def test_the_record_holds_what_was_read_and_made(home):
+    spec, out, read = home / "results/specs/datasets/digits.json", home / "x/manifest.json", home / "in.txt"
+    read.write_text("input")
+
+    def stage(row: artifacts.Spec, state: object) -> dict:
+        artifacts.write_text(out.with_name("part.bin"), "1234")
+        sha256 = artifacts.sha256_file(out.with_name("part.bin"))
+        artifacts.write_json(out, {"parts": [{"file": "part.bin", "sha256": sha256}]})
+        artifacts.write_text(out.with_name("stray.bin"), "not made by this row")
+        return {"teacher_evaluations": 7}
+
+    cost = out.with_name("cost.json")
+    running.run("fetch", spec, stage, [out, cost], None, inputs=[read])
+    content = record.read(cost)
+    assert content["inputs"] == {read.as_posix(): artifacts.sha256_file(read)}
+    assert content["outputs"] == {"manifest.json": artifacts.sha256_file(out)}
+    assert content["spec"] == artifacts.read_spec(spec).hash
+    assert content["teacher_evaluations"] == 7
+    assert record.files(cost, content) == [out, out.with_name("part.bin")]
+    assert content["bytes"] == 4 + out.stat().st_size
+
+
 def test_progress_says_which_row_which_step_and_the_time_left(home, capsys, monkeypatch):
     from perflow.loop import Step
 
@@ -72,7 +110,7 @@ def test_no_room_is_one_line_and_leaves_nothing_half_written(home, root):
 def test_a_dry_run_prints_the_resolved_row_and_writes_nothing(home):
     done = subprocess.run(
         [sys.executable, "-m", "perflow", "train", "--spec", "results/specs/students/eps-perflow-k2-s0.json",
-         "--base", "b", "--pairs", "p", "--out", "o/x.safetensors", "--dry-run"],
+         "--start", "b", "--pairs", "p", "--out", "o/x.safetensors", "--dry-run"],
         cwd=home, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert '"edges": [' in done.stdout
@@ -89,3 +127,13 @@ def test_light_verbs_import_no_torch(root):
     arguments = [sys.executable, "-c", code, str(root / "params.yaml")]
     done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_the_help_shows_every_verb_once():
+    from click.testing import CliRunner
+
+    from perflow.cli import main
+
+    shown = CliRunner().invoke(main, ["--help"]).output
+    for verb in main.commands:
+        assert shown.count(f"\n  {verb} ") == 1, verb

@@ -14,6 +14,7 @@ import pytest
 from perflow import artifacts, report, tracking
 from perflow.errors import PerflowError
 from tests import fake_study
+from tests.test_security import holding, secretive
 
 STUDENT = "students/digits-perflow-sd15-k4-s0"
 
@@ -28,12 +29,16 @@ def template(tmp_path_factory, root: Path) -> Path:
     study["pairs"] = [row for row in study["pairs"] if row["name"] in {m["pairs"] for m in study["models"]}]
     spec = fake_study.write(home, study)
     report.collect(spec, home / "results", root / "workflow/report/published.json")
-    tracking._client(home / "mlflow.db").search_experiments()
+    tracking._client(home / "mlflow.db")
     return home
 
 
 @pytest.fixture
 def home(template: Path, tmp_path: Path) -> Path:
+    """A copy; MLflow's memory of where a run's files lie is emptied, for the same runs lie elsewhere in each copy."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()
     return Path(shutil.copytree(template, tmp_path / "a study"))
 
 
@@ -162,15 +167,52 @@ def test_a_row_the_study_no_longer_names_disappears(home: Path, root: Path) -> N
     assert one_each(home, runs)
 
 
-def test_a_run_that_was_cut_short_is_replaced(home: Path) -> None:
+def test_a_run_that_was_cut_short_is_filled_up(home: Path) -> None:
     runs = sync(home)
     client = tracking._client(home / "mlflow.db")
-    experiment = client.get_experiment_by_name("perflow").experiment_id
-    client.delete_run(runs[STUDENT])
-    torn = client.create_run(experiment, tags={"study": "synthetic", "row": STUDENT}).info.run_id
-    again = sync(home)
-    assert again[STUDENT] not in (torn, runs[STUDENT])
-    assert one_each(home, again)
+    whole = client.get_metric_history(runs[STUDENT], "train/loss")
+    client.delete_tag(runs[STUDENT], "complete")
+    assert sync(home) == runs
+    assert one_each(home, runs)
+    assert "complete" in client.get_run(runs[STUDENT]).data.tags
+    assert [point.value for point in client.get_metric_history(runs[STUDENT], "train/loss")] == [p.value for p in whole]
+
+
+def test_ids_are_known_before_and_hold_in_any_database(home: Path) -> None:
+    tracking.write_ids(home / "results/specs/study.json", home / "results")
+    said = dict(line.split(",") for line in (home / "results/tables/runs.csv").read_text().splitlines()[1:])
+    assert sync(home) == said
+    (home / "mlflow.db").unlink()
+    assert sync(home) == said
+
+
+def test_a_row_that_says_the_same_again_gets_its_run_back(home: Path) -> None:
+    before = sync(home)
+    path = home / "results/specs/study.json"
+    seed = artifacts.read_json(path)["seed"]
+    change(path, lambda study: study.update(seed=seed + 1))
+    assert sync(home)["study/synthetic"] != before["study/synthetic"]
+    change(path, lambda study: study.update(seed=seed))
+    assert sync(home) == before
+    assert one_each(home, before)
+
+
+def test_a_database_whose_making_was_cut_short_leaves_nothing(home: Path, monkeypatch) -> None:
+    import mlflow
+
+    class Killed(BaseException):
+        pass
+
+    (home / "mlflow.db").unlink()
+
+    def cut(self: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mlflow.MlflowClient, "search_experiments", cut)
+        with pytest.raises(Killed):
+            sync(home)
+    assert not [path.name for path in home.glob("*mlflow.db*") if path.suffix != ".lock"]
 
 
 def test_two_studies_share_a_database(home: Path) -> None:
@@ -209,18 +251,8 @@ def test_the_page_is_attached_to_the_study(home: Path) -> None:
     (home / "down").mkdir()
     assert attached() == "first"
     page.write_text("second")
-    tracking.attach_report(home / "results", home / "mlflow.db", page)
+    assert sync(home, page) == runs
     assert attached() == "second"
-
-
-def test_a_page_without_a_run_is_refused(home: Path) -> None:
-    artifacts.write_json(home / "results/runs.json", {"study/synthetic": "0" * 32})
-    (home / "report.html").write_text("page")
-    with pytest.raises(PerflowError, match="perflow track"):
-        tracking.attach_report(home / "results", home / "mlflow.db", home / "report.html")
-    with pytest.raises(PerflowError, match="perflow track"):
-        tracking.attach_report(home / "results", home / "absent.db", home / "report.html")
-    assert not (home / "absent.db").exists()
 
 
 def test_a_database_that_was_moved_says_what_to_do(home: Path) -> None:
@@ -229,10 +261,26 @@ def test_a_database_that_was_moved_says_what_to_do(home: Path) -> None:
         tracking.sync(home / "results/specs/study.json", home / "results", home / "mlflow.db", home / "elsewhere")
 
 
+def test_the_same_place_by_another_path_is_the_same_place(home: Path) -> None:
+    runs = sync(home)
+    study = home / "results/specs/study.json"
+    assert tracking.sync(study, home / "results", home / "mlflow.db", home / "results" / ".." / "mlruns") == runs
+
+
 def test_uncollected_results_are_refused(home: Path) -> None:
     (home / "results/tables/rows.csv").unlink()
     with pytest.raises(PerflowError, match="perflow collect"):
         sync(home)
+
+
+def test_no_secret_of_the_environment_is_recorded(home: Path, monkeypatch) -> None:
+    secrets = secretive()
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    sync(home)
+    assert (home / "mlflow.db").stat().st_size > 0
+    assert any((home / "mlruns").rglob("*.csv"))
+    assert not holding(home, secrets)
 
 
 def test_mlflow_is_imported_late_and_without_telemetry(home: Path) -> None:

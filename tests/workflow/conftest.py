@@ -13,24 +13,27 @@ from typing import NamedTuple
 
 import pytest
 
-VOLATILE = re.compile(r"cost\.json$|\.tsv$|runs\.json$|/state/|report\.(ipynb|html)$|costs\.csv$|\.lock$")
+VOLATILE = re.compile(
+    r"cost\.json$|runs\.(json|csv)$|/state/|report\.(ipynb|html)$|costs\.csv$|tables/record\.json$|\.lock$"
+)
 """Files outside every claim of equal bytes: times, MLflow's ids, and the page that names them."""
 
 
 class Repository(NamedTuple):
-    """A copy of the repository and the home of its tiny study."""
+    """A copy of the repository and one of its studies."""
 
     root: Path
-
-    @property
-    def home(self) -> Path:
-        """Where the tiny study's files lie."""
-        return self.root / "studies" / "tiny"
+    file: str = "workflow/studies/tiny.yaml"
 
     @property
     def study(self) -> Path:
         """The study file, to be edited."""
-        return self.root / "workflow" / "studies" / "tiny.yaml"
+        return self.root / self.file
+
+    @property
+    def home(self) -> Path:
+        """Where the study's files lie."""
+        return self.root if self.file == "params.yaml" else self.root / "studies" / self.study.stem
 
     def command(self, *arguments: str, cores: str = "2") -> list[str]:
         """The command that ``make demo`` runs."""
@@ -86,7 +89,7 @@ class Repository(NamedTuple):
         return found
 
 
-def copy_repository(root: Path, to: Path) -> Repository:
+def copy_repository(root: Path, to: Path, study: str = "workflow/studies/tiny.yaml") -> Repository:
     """The files of the repository that git tracks or would track, without results."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
@@ -96,7 +99,7 @@ def copy_repository(root: Path, to: Path) -> Repository:
         if (root / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, to / name)
-    return Repository(to)
+    return Repository(to, study)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.workflow.conftest import copy_repository
+
 AFTER = {"collect", "track", "report"}
 
 
@@ -27,6 +29,15 @@ def test_the_study_is_made_whole_and_says_so(reference):
 def test_a_second_run_has_nothing_to_do(reference):
     assert "Nothing to be done" in reference.run().stdout
     assert reference.planned() == {}
+
+
+def test_another_folder_one_core_and_cold_processes_give_the_same_bytes(reference, root, tmp_path):
+    """Neither the place, nor how many jobs run side by side, nor the warm process is in the bytes."""
+    elsewhere = copy_repository(root, tmp_path / "another place, with 'marks'")
+    elsewhere.edit("Snakefile", "    worker = start_worker()  # ends with this process\n", "    pass\n")
+    elsewhere.run(cores="1")
+    assert not (elsewhere.home / ".snakemake" / "worker.log").exists()
+    assert elsewhere.hashes() == reference.hashes()
 
 
 def test_adding_windows_makes_exactly_the_new_rows_and_removing_them_makes_none(repository):
