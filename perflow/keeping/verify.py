@@ -14,13 +14,9 @@ from perflow.errors import PerflowError
 STATES = OK, STALE, ALTERED, MISSING = "ok", "stale", "altered", "missing"
 """From best to worst."""
 _TABLES = Path("results/tables/record.json")
-_REPORT = (
-    Path("results/runs.json"),
-    Path("results/tables/runs.csv"),
-    Path("reports/report.html"),
-    Path("reports/report.ipynb"),
-)
-"""Only their presence is checked: they hold times and MLflow's ids, and nothing is made from them."""
+_REPORT = (Path("results/tables/runs.csv"), Path("reports/report.html"), Path("reports/report.ipynb"))
+"""Only their presence is checked: they hold times and MLflow's ids, and nothing is made from them. What MLflow was
+told (``results/runs.json``) belongs to one machine's database and is no result: it is rightly absent after a pull."""
 
 
 class Finding(NamedTuple):

@@ -79,7 +79,7 @@ def make(params: dict, home: Path, steps: list = COMMANDS) -> None:
             report.collect("results/specs/study.json", "results", ROOT / "workflow/report/published.json")
             tracking.write_ids("results/specs/study.json", "results")
             Path("reports").mkdir()
-            for name in ("results/runs.json", "reports/report.html", "reports/report.ipynb"):
+            for name in ("reports/report.html", "reports/report.ipynb"):
                 Path(name).write_text("{}\n")
 
 
