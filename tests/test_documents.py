@@ -31,7 +31,7 @@ def test_readme_shows_the_measured_tables(root):
     from perflow import report
 
     readme = (root / "README.md").read_text()
-    for block, write in (("table", report.markdown), ("readings", report.readings_markdown)):
+    for block, write in (("table", report.headline), ("readings", report.readings_markdown)):
         shown = readme.split(f"<!-- {block} -->")[1].split(f"<!-- /{block} -->")[0].strip()
         assert shown == write(root / "docs/results/digits").strip()
 

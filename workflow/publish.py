@@ -52,7 +52,7 @@ def main() -> None:
             galleries.gallery(data, base, steps[0]).savefig(out / f"gallery{suffix}.png", **_SAVE)
     (out / "README.md").write_text(_page(study, data, given, out, commit), encoding="utf-8")
     if given.home.resolve() == ROOT:
-        _fill(ROOT / "README.md", {"table": report.markdown(out), "readings": report.readings_markdown(out)})
+        _fill(ROOT / "README.md", {"table": report.headline(out), "readings": report.readings_markdown(out)})
 
 
 def _page(study: dict, data: report.Report, given: argparse.Namespace, out: Path, commit: str) -> str:

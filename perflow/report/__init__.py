@@ -22,7 +22,7 @@ from perflow.report.sections import (
     samples_by_windows,
 )
 from perflow.report.tables import collect
-from perflow.report.text import markdown, summary
+from perflow.report.text import headline, markdown, summary
 from perflow.report.text import readings as readings_markdown
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "costs",
     "curves",
     "flow",
+    "headline",
     "load",
     "main_table",
     "markdown",

@@ -11,6 +11,7 @@ from perflow.report.study import leading
 from perflow.report.words import count, number
 
 _WIDTH = 110
+_PAPER_STEPS = 4, 8
 _METRICS = {
     "fd_teacher": ("FD to teacher", number),
     "kid_teacher": ("KID·1e3", lambda value: f"{1000 * value:.2f}"),
@@ -38,7 +39,16 @@ def summary(results_dir: str | Path) -> str:
 
 def markdown(results_dir: str | Path) -> str:
     """The main table of collected results as Markdown, with its legend below."""
+    return _markdown(wide(read_table(Path(results_dir) / "tables" / "main.csv")))
+
+
+def headline(results_dir: str | Path) -> str:
+    """The main table as Markdown, with the teacher and the steps of the paper's tables only."""
     arms = wide(read_table(Path(results_dir) / "tables" / "main.csv"))
+    return _markdown([arm for arm in arms if arm["reference"] or arm["steps"] in _PAPER_STEPS])
+
+
+def _markdown(arms: list[dict[str, Any]]) -> str:
     header = _header(arms, "evaluations")
     rows = [_cells(arm, _shown(arms), _several_bases(arms)) for arm in arms]
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
