@@ -37,7 +37,7 @@ def params_of(root, home):
     """The tiny study on a pixel base alone, without guidance."""
     params, _ = read_yaml(root / "workflow/studies/tiny.yaml")
     params["bases"] = {"px": {"family": "pixel", "dataset": "digits", "source": {"folder": str(home / "px")}}}
-    params["students"] = {"perflow": params["students"]["perflow"] | {"windows": 2}}
+    params["students"] = {"perflow": params["students"]["perflow"] | {"bases": ["px"], "windows": 2}}
     params["pairs"]["fixed"]["guidance"] = params["sampling"]["teacher"]["guidance"] = 1.0
     return params
 
@@ -200,6 +200,7 @@ def digits_by_name(study, home):
 def test_a_class_is_a_condition_and_its_null_class_lets_it_be_guided(px, root, tmp_path):
     params = params_of(root, px.home)
     params["bases"] = {"cls": px.study.bases["cls"].model_dump(exclude_none=True)}
+    params["students"]["perflow"]["bases"] = ["cls"]
     params["pairs"]["fixed"] |= {"guidance": 3.0, "drop": 0.2}
     (tmp_path / "params.yaml").write_text(dump_params(params))
     study = Study(config.load(tmp_path / "params.yaml"), px.home)

@@ -153,7 +153,7 @@ def test_a_delta_leaves_the_study_as_a_folder_a_card_and_a_lora(xl, tmp_path):
     assert "StableDiffusionXLPipeline.from_pretrained" in (tmp_path / "fast/README.md").read_text()
     assert "StableDiffusionXLPipeline.from_pretrained" in run("card", file)
 
-    run("lora", file, "--rank", 40, "--out", tmp_path / "lora.safetensors")
+    run("lora", file, "--rank", 32, "--out", tmp_path / "lora.safetensors")
     cut = pipeline(xl)
     cut.load_lora_weights(str(tmp_path / "lora.safetensors"))
     cut.fuse_lora(components=["unet"])
