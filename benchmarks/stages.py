@@ -23,7 +23,8 @@ import torch
 import yaml
 
 from perflow import artifacts, config, running
-from perflow.core.chunks import chunked
+from perflow.core.chunks import MOST, chunked
+from perflow.core.condition import take
 from perflow.core.fields import base_field
 from perflow.core.guidance import guided
 from perflow.core.learner import Learner
@@ -36,7 +37,6 @@ from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.pairs import PairCache
 
-_CHUNK = 128
 """Items a forward pass, as in the stages; guidance doubles it."""
 _STUDENT = "digits-perflow-sdxl-k4-s0"
 
@@ -120,7 +120,7 @@ def measure(given: argparse.Namespace, device: str) -> None:
 
     def forward(items: int) -> Callable[[], Any]:
         x, t = torch.randn(items, *shape, device=device), torch.full((items,), 500.0, device=device)
-        c = condition.expand(items, *condition.shape[1:])
+        c = take(condition, torch.zeros(items, dtype=torch.long))
         return torch.inference_mode()(lambda: network(x, t, c))
 
     def best(function: Callable[[], float]) -> float:
@@ -138,7 +138,7 @@ def measure(given: argparse.Namespace, device: str) -> None:
 
     took_cache = best(caching)
     shards = 3  # of four: the first one ends with the stage's first report
-    floor_cache = call(2 * _CHUNK) * shards * (given.pairs // 4 // _CHUNK) * recipe.window_steps
+    floor_cache = call(2 * MOST) * shards * (given.pairs // 4 // MOST) * recipe.window_steps
 
     state = iter(range(10**6))
     took_train = best(
@@ -153,11 +153,11 @@ def measure(given: argparse.Namespace, device: str) -> None:
         home.spec("deltas", _STUDENT), Path("results/specs/students") / f"{_STUDENT}.json", weights, teacher,
         weights.with_name("delta.safetensors"),
     )  # fmt: skip
-    drawer = Drawer.load(weights.with_name("model.json"), device, ["a red handwritten seven"] * 4, _CHUNK, 0)
+    drawer = Drawer.load(weights.with_name("model.json"), device, ["a red handwritten seven"] * 4, MOST, 0)
     trial = next(t for t in home.study.samples[_STUDENT].trials if t.steps == 4)
     noise = drawer.noise(0)
     took_draw = best(lambda: timed(lambda: drawer.draw(trial, noise)))
-    floor_draw = call(_CHUNK) * (len(noise) // _CHUNK) * trial.steps
+    floor_draw = call(MOST) * (len(noise) // MOST) * trial.steps
 
     online = best(lambda: timed(online_training(model, recipe, student, pairs, device, 5))) / 5
     cached = took_cache / (shards * given.pairs // 4) * home.count + took_train / (given.steps - 1) * home.steps
@@ -185,7 +185,8 @@ def bare_training(model: Any, condition: Any, optim: Any, device: str, steps: in
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, fused=True)
     network = model.base.network(unet)
     x = torch.randn(optim.batch, *model.base.latent_shape, device=device)
-    t, c = torch.full((optim.batch,), 500.0, device=device), condition.expand(optim.batch, *condition.shape[1:]).clone()
+    t = torch.full((optim.batch,), 500.0, device=device)
+    c = take(condition, torch.zeros(optim.batch, dtype=torch.long))
 
     def run() -> None:
         for _ in range(steps):

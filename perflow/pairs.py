@@ -1,8 +1,8 @@
 """Window pairs on disk and in memory: the one currency between teacher and student.
 
 A cache is a folder: ``shard-00000.safetensors`` … with ``start``, ``end`` [n, *latent] fp32, ``k`` [n]
-and ``caption`` [n]; ``conditions.safetensors`` with the embedding of each distinct caption, the empty
-one first; and ``manifest.json``, written last, with every file's sha256.
+and ``caption`` [n]; ``conditions.safetensors`` with the condition of each distinct caption, that of
+the empty one first where the base knows one; and ``manifest.json``, written last, with every file's sha256.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from perflow import artifacts
+from perflow.core.condition import Condition, take
 from perflow.errors import PerflowError
 
 MANIFEST = "manifest.json"
@@ -28,7 +29,7 @@ class PairBatch(NamedTuple):
     start: Tensor
     end: Tensor
     k: Tensor
-    condition: Tensor
+    condition: Condition
 
 
 def shard_name(index: int) -> str:
@@ -45,7 +46,7 @@ class PairCache:
     end: Tensor
     k: Tensor
     caption: Tensor
-    conditions: Tensor
+    conditions: dict[str, Tensor]
 
     @classmethod
     def load(cls, manifest_path: str | Path, device: str | torch.device = "cpu") -> PairCache:
@@ -53,12 +54,14 @@ class PairCache:
         what = "a manifest of window pairs"
         manifest = artifacts.read_object(manifest_path, what, shards=list, edges=list, teacher=dict, conditions=dict)
         artifacts.has(manifest["teacher"], manifest_path, what, name=str, sha256=str)
-        conditions = artifacts.tensors_beside(manifest_path, manifest["conditions"], "conditions")["conditions"]
+        conditions, header = artifacts.read_tensors(artifacts.beside(manifest_path, manifest["conditions"]))
+        captions = len(header.get("captions") or ())
         parts = [artifacts.tensors_beside(manifest_path, entry, *_SHARD) for entry in manifest["shards"]]
-        if not _fit(parts, len(manifest["edges"]) - 1, conditions):
+        whole = all(value.ndim > 0 and len(value) == captions for value in conditions.values())
+        if not whole or not _fit(parts, len(manifest["edges"]) - 1, captions):
             raise PerflowError(f"{manifest_path}: its shards do not fit together; delete it and run again")
         joined = {name: torch.cat([part[name] for part in parts]).to(device) for name in _SHARD}
-        return cls(manifest, **joined, conditions=conditions.to(device))
+        return cls(manifest, **joined, conditions={name: value.to(device) for name, value in conditions.items()})
 
     def __len__(self) -> int:
         return len(self.k)
@@ -66,15 +69,15 @@ class PairCache:
     def batch(self, indices: Tensor) -> PairBatch:
         """The pairs at ``indices`` [B]."""
         indices = indices.to(self.k.device)
-        condition = self.conditions[self.caption[indices].long()]
+        condition = take(self.conditions, self.caption[indices].long())
         return PairBatch(self.start[indices], self.end[indices], self.k[indices].long(), condition)
 
 
-def _fit(parts: list[dict[str, Tensor]], windows: int, conditions: Tensor) -> bool:
-    """Whether shards are pairs of one latent shape, of these windows and captions."""
-    if not parts or conditions.ndim < 2:
+def _fit(parts: list[dict[str, Tensor]], windows: int, captions: int) -> bool:
+    """Whether shards are pairs of one latent shape, of so many windows and captions."""
+    if not parts:
         return False
-    shape, bounds = parts[0]["start"].shape[1:], {"k": windows, "caption": len(conditions)}
+    shape, bounds = parts[0]["start"].shape[1:], {"k": windows, "caption": captions}
     for part in parts:
         items = part["k"].numel()
         fits = all(part[name].shape == (items, *shape) and part[name].is_floating_point() for name in ("start", "end"))

@@ -33,7 +33,7 @@ def apply(delta: Path, base: Path, out: Path, scale: float, other_base: bool) ->
 
     made = merge(delta, base, out, scale, other_base)
     if out.is_dir():
-        use = folder_use(str(out), not made.stock, scale, made.own_base)
+        use = folder_use(artifacts.read_header(delta), str(out), not made.stock, scale, made.own_base)
         artifacts.write_text(out / "README.md", _card(delta, use, None))
     same = "and its values are" if made.own_base else "its values are another checkpoint's, not"
     click.echo(f"checked: {made.tensors} tensors of the UNet, names and shapes fit; {same} those of '{made.base}'")

@@ -10,6 +10,7 @@ from perflow.config.rows import Pretrained
 from perflow.config.study import Study
 from perflow.core import SOLVER_CALLS, WINDOW
 from perflow.errors import PerflowError
+from perflow.models import OPTIONS
 
 _RATES = {"pairs": 1.0e-3, "training": 1.6e-3, "samples": 6.0e-4, "start": 9.0, "evaluations": 8.0, "base": 2.6e-3}
 """CPU seconds per network evaluation (pairs, samples), per trained item (training, base) and per job
@@ -33,6 +34,8 @@ def _latent_floats(study: Study, base: str) -> int:
     row = study.bases[base]
     # a pretrained autoencoder is not read here; nearly all have four levels
     levels = 4 if isinstance(row, Pretrained) else len(row.autoencoder_channels)
+    if OPTIONS.get(row.family):  # pixels
+        return 3 * study.datasets[row.dataset].resolution ** 2
     side = study.datasets[row.dataset].resolution // 2 ** (levels - 1)
     return 4 * side * side
 

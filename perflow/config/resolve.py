@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from perflow.config import rows
 from perflow.config.axis import equal_edges, window_axis
 from perflow.config.chains import check_chains, link
+from perflow.config.families import check_family
 from perflow.config.load import checked, known, load_params
 from perflow.config.study import Skipped, Study
 from perflow.core import SOLVER_CALLS, WINDOW
@@ -46,6 +47,7 @@ def _resolve(params: rows.Params, text: str) -> Study:
     for name, base in params.bases.items():
         known("family", f"bases.{name}.family", base.family, FAMILIES)
         known("dataset", f"bases.{name}.dataset", base.dataset, params.datasets)
+        check_family(params, name, base)
     for name, extractor in params.extractors.items():
         known("kind", f"extractors.{name}.kind", extractor.kind, EXTRACTORS)
         if extractor.kind == CLASSIFIER:

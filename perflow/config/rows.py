@@ -181,6 +181,10 @@ class Pretrained(Row):
     source: Source
     prediction: Literal["epsilon", "v", "x0"] = "epsilon"
     """What the checkpoint predicts; compared with what it says itself."""
+    classes: Annotated[list[str], Field(min_length=1), AfterValidator(lambda names: _check_once(names))] | None = None
+    """Of a family that reads a class: the caption that names each, in the order of their labels."""
+    null_class: Annotated[int, Field(ge=0, le=_MOST)] | None = None
+    """The label that stands for none, which guidance needs; it has no name."""
     threads: Count = 1
     """CPU threads while it is prepared."""
 

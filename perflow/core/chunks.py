@@ -6,14 +6,31 @@ chunk differs in the last bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+MOST = 128
+"""Rows of the largest chunk, that of latents of 8 x 8 and less."""
 
-def chunked(function: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor:
-    """``function`` of ``rows`` (each [N, ...]) in chunks of ``size``; returns [N, ...].
+Rows = TypeVar("Rows", Tensor, dict[str, Tensor])
+
+
+def fitting(positions: int, device: str) -> int:
+    """Rows of a chunk, from 1 to ``MOST``, for a network on latents of ``positions`` = height x width.
+
+    A function of the model and the kind of device alone, or bytes would depend on how much is asked for. A CPU is
+    busy with few rows of a large network, and padding is what a short request waits for: there the size falls with
+    the square of the positions (128 at 8 x 8, 8 at 16 x 16, 1 from 32 x 32). A GPU wants more of them at once.
+    """
+    rows = MOST * 64**2 // positions**2 if device == "cpu" else 2**16 // positions
+    return min(max(rows, 1), MOST)
+
+
+def chunked(function: Callable[..., Rows], size: int, *rows: Tensor) -> Rows:
+    """``function`` of ``rows`` (each [N, ...]) in chunks of ``size``; returns what it does, [N, ...].
 
     The last chunk repeats its last row up to ``size``; what that adds is cut off again.
     """
@@ -23,5 +40,8 @@ def chunked(function: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor
         count = len(part[0])
         if count < size:
             part = [torch.cat([row, row[-1:].expand(size - count, *row.shape[1:])]) for row in part]
-        results.append(function(*part)[:count])
+        found = function(*part)
+        results.append({k: v[:count] for k, v in found.items()} if isinstance(found, Mapping) else found[:count])
+    if results and isinstance(results[0], Mapping):
+        return {name: torch.cat([result[name] for result in results]) for name in results[0]}
     return torch.cat(results)

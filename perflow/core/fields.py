@@ -1,6 +1,6 @@
 """A network as the right side of an ODE.
 
-Both functions take ``network(x [B, ...], timestep [B] fp32) -> output [B, ...]``, with its condition and
+All functions take ``network(x [B, ...], timestep [B] fp32) -> output [B, ...]``, with its condition and
 guidance already inside (see ``guidance.guided``).
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perflow.core.grid import WindowStep
 from perflow.core.piecewise import PiecewiseFlow
-from perflow.core.prediction import to_epsilon
+from perflow.core.prediction import from_epsilon, to_epsilon
 from perflow.core.schedule import Schedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -27,6 +27,23 @@ def base_field(network: Denoiser, schedule: Schedule, prediction: str) -> Callab
         return to_epsilon(prediction, output, x, schedule.alpha(t), schedule.sigma(t))
 
     return field
+
+
+def clipped(network: Denoiser, schedule: Schedule, prediction: str, limit: float) -> Denoiser:
+    """``network`` with the x0 that it claims kept in [-limit, limit], and its output made to say so.
+
+    What DDPM's own sampler does to pixels (diffusers' ``clip_sample``); a DDIM step of it is one with
+    ``use_clipped_model_output``.
+    """
+
+    def says(x: Tensor, timestep: Tensor) -> Tensor:
+        t = (timestep.double().cpu() + 1) / len(schedule)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        claimed = to_epsilon(prediction, network(x, timestep), x, alpha, sigma)
+        x0 = from_epsilon("x0", claimed, x, alpha, sigma).clamp(-limit, limit)
+        return from_epsilon(prediction, to_epsilon("x0", x0, x, alpha, sigma), x, alpha, sigma)
+
+    return says
 
 
 def student_field(network: Denoiser, flow: PiecewiseFlow) -> Callable[[Tensor, int, float], Tensor]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from perflow.core.broadcast import working_dtype
+from perflow.core.condition import Condition, stack
 from perflow.errors import PerflowError
 
-Condition = Tensor | Mapping[str, Tensor]
 Network = Callable[[Tensor, Tensor, Condition], Tensor]
 """(x [B, ...], timestep [B], condition [B, ...]) -> output [B, ...]"""
 
@@ -29,7 +29,7 @@ def guided(
         return lambda x, timestep: network(x, timestep, condition)
     if null is None:
         raise PerflowError(f"guidance {guidance:g} needs a null condition; only guidance 1 does without")
-    both = _stack(null, condition)
+    both = stack(null, condition)
 
     def field(x: Tensor, timestep: Tensor) -> Tensor:
         output = network(torch.cat([x, x]), torch.cat([timestep, timestep]), both)
@@ -42,9 +42,3 @@ def guided(
 def nfe(guidance: float) -> int:
     """Network evaluations that one call of a guided field costs: 1 at guidance 1, else 2."""
     return 1 if guidance == 1 else 2
-
-
-def _stack(null: Condition, condition: Condition) -> Condition:
-    if isinstance(condition, Mapping):
-        return {name: _stack(null[name], value) for name, value in condition.items()}
-    return torch.cat([null.expand(len(condition), *null.shape[1:]), condition])

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from perflow.core.condition import Condition
 from perflow.core.fields import student_field
-from perflow.core.guidance import Condition, Network, guided
+from perflow.core.guidance import Network, guided
 from perflow.core.piecewise import PiecewiseFlow
 
 

@@ -110,6 +110,9 @@ class PiecewiseFlow:
 
     PerflowError for unknown names, a window too short to hold two noise levels, or an eps prediction on a
     schedule of zero terminal SNR, where noise says nothing of the data.
+
+    ``timestep_offset`` is what a network is told: -1 is T t - 1, the timesteps its base was trained with; 0 is T t,
+    as published weights were taught.
     """
 
     schedule: Schedule
@@ -117,6 +120,7 @@ class PiecewiseFlow:
     path: str = "straight"
     prediction: str = "ddim_eps"
     base_prediction: str = "epsilon"
+    timestep_offset: int = -1
 
     def __post_init__(self) -> None:
         for field, known in (
@@ -126,6 +130,8 @@ class PiecewiseFlow:
         ):
             if getattr(self, field) not in known:
                 raise PerflowError(f"{field}: no '{getattr(self, field)}'; there are {', '.join(known)}")
+        if self.timestep_offset not in (0, -1):
+            raise PerflowError(f"timestep_offset: 0 (published weights) or -1 (ours), not {self.timestep_offset}")
         for k, flat in enumerate((self._ends.alpha_s >= self._ends.alpha_e).tolist()):
             if flat:
                 edges = self.windows.edges[k : k + 2]
@@ -138,8 +144,8 @@ class PiecewiseFlow:
         return self.windows.time(k, u)
 
     def timestep(self, k: int | Tensor, u: float | Tensor) -> Tensor:
-        """What the network is given there: ``schedule.index`` of the time (999, 749, …); fp64 on CPU."""
-        return self.schedule.index(self.time(k, u))
+        """What the network is given there: 999, 749, …, or 1000, 750, … with an offset of 0; fp64 on CPU."""
+        return self.schedule.index(self.time(k, u)) + 1 + self.timestep_offset
 
     def interpolate(self, start: Tensor, end: Tensor, k: int | Tensor, u: float | Tensor) -> Tensor:
         """The point x_t [B, ...] of the path from ``start`` to ``end`` [B, ...] at position u."""

@@ -14,12 +14,11 @@ from perflow import artifacts, delta
 from perflow.errors import PerflowError
 from perflow.integrations.scheduler import PeRFlowScheduler
 from perflow.models import PREDICTION_TYPES, SCHEDULERS, prediction_type
+from perflow.models.schedulers import BETAS, betas
 
 T = TypeVar("T")
 Delta = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 """Tensors and header, as ``perflow.artifacts.read_tensors`` returns them."""
-
-_SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
 def apply_delta(pipe_or_unet: T, path_or_delta: str | Path | Delta, other_base: bool = False, scale: float = 1.0) -> T:
@@ -111,10 +110,9 @@ def plain_scheduler(name: str, header: Mapping[str, Any], base: SchedulerMixin) 
 
 def _schedule(name: str, base: SchedulerMixin) -> dict[str, Any]:
     # Spelt out, not from_config: that replaces what the other class had by default with our defaults.
-    missing = [key for key in _SCHEDULE if key not in base.config]
+    missing = [key for key in BETAS[:-1] if key not in base.config]
     if missing:
         raise PerflowError(
             f"{name}: the pipeline's {type(base).__name__} has no {missing[0]}; keep the base's own scheduler"
         )
-    zero_snr = base.config.get("rescale_betas_zero_snr", False)
-    return {key: base.config[key] for key in _SCHEDULE} | {"rescale_betas_zero_snr": zero_snr}
+    return betas(base.config)

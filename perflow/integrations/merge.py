@@ -18,7 +18,11 @@ from perflow.errors import PerflowError
 from perflow.integrations import single_file
 from perflow.integrations.delta import check_prediction, plain_scheduler, scaled
 from perflow.integrations.scheduler import PeRFlowScheduler
+from perflow.models import PIPELINES
 from perflow.models import folder as pipeline_folder
+
+_OWN_SCHEDULER = ("DDIMPipeline", "PNDMPipeline")
+"""Pipelines of pixels that put a scheduler of their own in the place of any other."""
 
 
 class Merged(NamedTuple):
@@ -74,7 +78,7 @@ def base_scheduler(base: Path, index: dict[str, Any]) -> SchedulerMixin:
     kind = PeRFlowScheduler if name == PeRFlowScheduler.__name__ else getattr(diffusers, name, None)
     if kind is None or not issubclass(kind, SchedulerMixin):
         raise PerflowError(f"{base}: its scheduler '{name}' is none of diffusers {diffusers.__version__}")
-    return kind.from_pretrained(base / "scheduler", local_files_only=True)
+    return kind.from_pretrained(pipeline_folder.place(base / "scheduler"), local_files_only=True)
 
 
 def _write_folder(
@@ -92,12 +96,15 @@ def _write_folder(
             for source, name in pipeline_folder.files(base / part).items():
                 shutil.copyfile(source, folder / part / name)
         (folder / network).mkdir()
-        shutil.copyfile(base / network / "config.json", folder / network / "config.json")
+        shutil.copyfile(pipeline_folder.place(base / network) / "config.json", folder / network / "config.json")
         artifacts.write_tensors(folder / network / pipeline_folder.NETWORK_FILE, student, about)
         scheduler.save_pretrained(folder / "scheduler")
         kind = type(scheduler)
         library = "diffusers" if getattr(diffusers, kind.__name__, None) is kind else kind.__module__
-        artifacts.write_json(folder / pipeline_folder.INDEX, index | {"scheduler": [library, kind.__name__]})
+        own = {"scheduler": [library, kind.__name__]}
+        if index["_class_name"] in _OWN_SCHEDULER:
+            own["_class_name"] = PIPELINES["pixel"]
+        artifacts.write_json(folder / pipeline_folder.INDEX, index | own)
 
 
 @contextmanager

@@ -54,7 +54,8 @@ def adopt(source: Path, base: Path, said: Described, out: Path) -> Adopted:
     for field, known in (("path", PATHS), ("prediction", WINDOW_PREDICTIONS)):
         if getattr(said, field) not in known:
             raise PerflowError(f"--{field}: no '{getattr(said, field)}'; there are {', '.join(known)}")
-    scheduler = base_scheduler(base, pipeline_folder.index(base))
+    index = pipeline_folder.index(base)
+    scheduler = base_scheduler(base, index)
     weights = pipeline_folder.tensors(base / pipeline_folder.NETWORK)
     found = _tensors(source)
     delta.check_shapes(str(source), found, weights)
@@ -63,7 +64,8 @@ def adopt(source: Path, base: Path, said: Described, out: Path) -> Adopted:
     student = delta.add(weights, change, {}, other_base=True)
     trial = {"solver": "window", "steps": len(said.windows), "guidance": said.guidance, "scheduler": None}
     artifacts.write_tensors(out, change, {
-        "base": {"name": base.resolve().name, "origin": said.origin, "sha256": delta.identity(weights)},
+        "base": {"name": base.resolve().name, "origin": said.origin, "sha256": delta.identity(weights),
+                 "pipeline": index["_class_name"]},
         "student": source.stem, "student_sha256": delta.identity(student), "sha256": artifacts.tensor_hash(change),
         "edges": list(said.windows.edges), "path": said.path, "prediction": said.prediction,
         "base_prediction": PREDICTION_TYPES[scheduler.config.prediction_type], "guidance": said.guidance,

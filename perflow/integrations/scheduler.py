@@ -71,8 +71,6 @@ class PeRFlowScheduler(SchedulerMixin, ConfigMixin):
             raise PerflowError("set_alpha_to_one: only False; students are taught to end at ᾱ[0]")
         if (t_noise, t_clean) != (1, 0):
             raise PerflowError(f"t_noise, t_clean: only 1 and 0, not {t_noise} and {t_clean}")
-        if timestep_offset not in (0, -1):
-            raise PerflowError(f"timestep_offset: 0 (published weights) or -1 (ours), not {timestep_offset}")
         if prediction_type not in WINDOW_PREDICTIONS:
             raise PerflowError(
                 f"prediction_type: no '{prediction_type}'; a student says {', '.join(WINDOW_PREDICTIONS)}; "
@@ -93,6 +91,7 @@ class PeRFlowScheduler(SchedulerMixin, ConfigMixin):
             path=path,
             prediction=prediction_type,
             base_prediction=base_prediction,
+            timestep_offset=timestep_offset,
         )
         self.register_to_config(num_time_windows=len(self.flow.windows))
         self.set_timesteps(len(self.flow.windows))
@@ -120,9 +119,7 @@ class PeRFlowScheduler(SchedulerMixin, ConfigMixin):
         self._steps = self.flow.windows.steps(num_inference_steps)
         k = torch.tensor([step.k for step in self._steps])
         u = torch.tensor([step.u_from for step in self._steps], dtype=torch.float64)
-        # core counts trained indices 0 … T-1; the published convention counts from 1
-        timesteps = self.flow.timestep(k, u) + 1 + self.config.timestep_offset
-        self.timesteps = timesteps.float().to(device)
+        self.timesteps = self.flow.timestep(k, u).float().to(device)
         self.num_inference_steps = num_inference_steps
         self._step_index: int | None = None
         self._begin_index: int | None = None
@@ -140,11 +137,17 @@ class PeRFlowScheduler(SchedulerMixin, ConfigMixin):
         return int(found[0])
 
     def step(
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """Take ``sample`` [B, ...] from ``timestep`` to the next, where the student says ``model_output``.
 
-        Computed in fp32, returned in the sample's type. ``timestep`` is read at the first step only.
+        Computed in fp32, returned in the sample's type. ``timestep`` is read at the first step only. Nothing is
+        random here; ``generator`` is what ``DDPMPipeline`` gives every scheduler.
         """
         if self.num_inference_steps is None:
             raise PerflowError("the scheduler has no steps yet; call set_timesteps first")

@@ -37,7 +37,8 @@ def tensors(base: Path, index: Mapping[str, Any], network: Mapping[str, Tensor])
     PerflowError for a pipeline of another kind: Stable Diffusion 2 and XL name their text models otherwise.
     """
     kind = index["_class_name"], index.get("text_encoder", ["", ""])[1]
-    linear = artifacts.read_json(base / pipeline_folder.NETWORK / "config.json").get("use_linear_projection", False)
+    config = pipeline_folder.place(base / pipeline_folder.NETWORK) / "config.json"
+    linear = artifacts.read_json(config).get("use_linear_projection", False)
     if kind != ("StableDiffusionPipeline", "CLIPTextModel") or linear:
         raise PerflowError(f"{base}: single files are written for Stable Diffusion 1 pipelines only; give a folder")
     autoencoder = pipeline_folder.tensors(base / "vae")

@@ -6,7 +6,20 @@ from typing import Any, NamedTuple
 
 FAMILIES = {
     "stable_diffusion": "perflow.models.stable_diffusion:StableDiffusion",
+    "sdxl": "perflow.models.sdxl:SDXL",
+    "pixel": "perflow.models.pixel:Pixel",
 }
+TRAINABLE = ("stable_diffusion",)
+"""Families of which a base can be trained from scratch; the others are taken from a ``source``."""
+OPTIONS: dict[str, dict[str, type]] = {"pixel": {"classes": list, "null_class": int}}
+"""What a family is told beside its folder, and its type. One that takes ``null_class`` reads a class or nothing: only
+a class that stands for none lets it be guided."""
+PIPELINES = {
+    "stable_diffusion": "StableDiffusionPipeline",
+    "sdxl": "StableDiffusionXLPipeline",
+    "pixel": "DDPMPipeline",
+}
+"""diffusers' pipeline of each family."""
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """diffusers' names of what a network predicts -> ours."""

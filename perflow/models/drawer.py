@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from perflow.core.chunks import chunked
+from perflow.core.condition import take
 from perflow.core.fields import follow
 from perflow.core.grid import each_window
-from perflow.core.guidance import guided
 from perflow.core.rng import generator, normal
 from perflow.errors import PerflowError
 from perflow.models import SCHEDULERS, handle, schedulers
@@ -21,16 +21,14 @@ from perflow.models import SCHEDULERS, handle, schedulers
 if TYPE_CHECKING:
     from perflow.config.rows import Trial
 
-_CHUNK = 128
-
 
 @dataclass(frozen=True)
 class Drawer:
     """A model with the conditions of its items."""
 
     model: handle.Model
-    conditions: Tensor
-    null: Tensor
+    conditions: dict[str, Tensor]
+    null: dict[str, Tensor] | None
     items: int
     seed: int
     device: str
@@ -38,10 +36,15 @@ class Drawer:
     @classmethod
     def load(cls, model: Path, device: str, captions: list[str], per_prompt: int, seed: int) -> Drawer:
         """Load a model and embed ``captions``, ``per_prompt`` items each."""
-        loaded = handle.load(model, device)
-        embedded = loaded.base.embed([*captions, ""])
-        conditions = embedded[:-1].repeat_interleave(per_prompt, dim=0)
-        return cls(loaded, conditions, embedded[-1:], len(conditions), seed, device)
+        return cls.of(handle.load(model, device), device, captions, per_prompt, seed)
+
+    @classmethod
+    def of(cls, model: handle.Model, device: str, captions: list[str], per_prompt: int, seed: int) -> Drawer:
+        """As ``load``, of a model that is loaded."""
+        told = model.base.embed([*captions, ""] if model.base.has_null else captions)
+        prompts = torch.arange(len(captions)).repeat_interleave(per_prompt)
+        null = take(told, torch.tensor([len(captions)])) if model.base.has_null else None
+        return cls(model, take(told, prompts), null, len(prompts), seed, device)
 
     def noise(self, stream: int) -> Tensor:
         """Initial noise of all items, [N, *latent]."""
@@ -52,18 +55,18 @@ class Drawer:
         """Latents [N, *latent] of a trial. Noise that a solver adds on its way is a function of (seed, stream, item,
         step), so it does not depend on the chunks."""
         items = torch.arange(self.items)
-        return chunked(lambda x, c, i: self._draw(trial, x, c, i), _CHUNK, noise, self.conditions, items)
+        return chunked(lambda x, i: self._draw(trial, x, i), self.model.base.chunk, noise, items)
 
-    def _draw(self, trial: Trial, x: Tensor, conditions: Tensor, items: Tensor) -> Tensor:
-        network = self.model.base.network(self.model.unet)
+    def _draw(self, trial: Trial, x: Tensor, items: Tensor) -> Tensor:
+        conditions = take(self.conditions, items)
         if trial.scheduler is not None:
             added = [generator(self.seed, f"renoise-{trial.stream}", item) for item in items.tolist()]
-            field = guided(network, conditions, self.null, trial.guidance)
+            field = self.model.says(conditions, self.null, trial.guidance)
             return schedulers.draw(trial.scheduler, trial.steps, self.model.base.scheduler_config, field, x, added)
         flow = self.model.flow
         if flow is None:
             raise PerflowError(f"{self.model.name}: has no windows; its solver must be one of {', '.join(SCHEDULERS)}")
         scales = each_window(trial.guidance, len(flow.windows))
         for k, steps in groupby(flow.windows.steps(trial.steps), key=lambda step: step.k):
-            x = follow(guided(network, conditions, self.null, scales[k]), flow, x, steps)
+            x = follow(self.model.says(conditions, self.null, scales[k]), flow, x, steps)
         return x

@@ -17,6 +17,7 @@ NETWORK = "unet"
 """The part a student changes."""
 NETWORK_FILE = "diffusion_pytorch_model.safetensors"
 _STEMS = ("diffusion_pytorch_model", "model")
+_RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb")
 
 
@@ -63,11 +64,48 @@ def _of_stem(stem: str, names: list[str]) -> list[str]:
     return [name for name in names if re.fullmatch(rf"{stem}-\d{{5}}-of-\d{{5}}\.safetensors", name)]
 
 
-def files(part: Path) -> dict[Path, str]:
-    """The files that make a part on the disk -> the names they get."""
-    if not part.is_dir():
+def inside(part: str, names: Iterable[str]) -> dict[str, str]:
+    """Which of a pipeline's files make a part: its name below the pipeline -> the name it gets in the part's folder.
+
+    A pipeline of few parts may be flat (google/ddpm-cifar10-32): a part without a folder then lies beside the index,
+    as diffusers reads it, and is its configuration and, but for a scheduler, the weights.
+    """
+    names = list(names)
+    own = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+    if own:
+        return {f"{part}/{name}": new for name, new in chosen(part, own).items()}
+    config = "scheduler_config.json" if part == "scheduler" else "config.json"
+    if config not in names:
         raise PerflowError(f"{part}: no such folder, though {INDEX} names it")
-    return {part / name: new for name, new in chosen(part, (path.name for path in part.iterdir())).items()}
+    flat = [name for name in names if "/" not in name and name.endswith(_WEIGHTS)] if part != "scheduler" else []
+    return chosen(part, [config, *flat])
+
+
+def files(part: Path) -> dict[Path, str]:
+    """The files that make a part on the disk -> the names they get; ``part`` is where its folder is, or would be."""
+    pipeline = part.parent
+    if part.is_dir():
+        return {part / name: new for name, new in chosen(part, (path.name for path in part.iterdir())).items()}
+    try:
+        there = [path.name for path in pipeline.iterdir()] if pipeline.is_dir() else []
+        return {pipeline / name: new for name, new in inside(part.name, there).items()}
+    except PerflowError:
+        raise PerflowError(f"{part}: no such folder, though {INDEX} names it") from None
+
+
+def place(part: Path) -> Path:
+    """The folder that a part's configuration lies in: its own, or the pipeline's where that is flat."""
+    return part if part.is_dir() else part.parent
+
+
+def family(content: dict[str, Any]) -> str | None:
+    """The family of a pipeline by its parts; None for one that no family reads."""
+    found = parts(content)
+    if found[NETWORK][1] == "UNet2DModel":
+        return "pixel"
+    if "text_encoder_2" in found:
+        return "sdxl" if "text_encoder" in found else None
+    return "stable_diffusion" if "text_encoder" in found else None
 
 
 def tensors(part: Path) -> dict[str, Tensor]:
@@ -78,4 +116,13 @@ def tensors(part: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for path in weights:
         found |= artifacts.read_tensors(path)[0]
+    return renamed(found)
+
+
+def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Attention under today's names, as diffusers loads files older than its 0.17 (``query`` is ``to_q``)."""
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        old = re.fullmatch(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)", name)
+        found[f"{old[1]}{_RENAMED[old[2]]}{old[3]}" if old else name] = value
     return found

@@ -15,10 +15,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from perflow import artifacts, delta, record
+from perflow.core.condition import Condition
+from perflow.core.fields import Denoiser, clipped
+from perflow.core.guidance import guided
 from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
-from perflow.models import FAMILIES
+from perflow.models import FAMILIES, OPTIONS
+from perflow.models import folder as pipeline_folder
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Model:
 
     name: str
     base: Any
-    """The family object: schedule, prediction, encode, decode, embed, latent_shape, network()."""
+    """The family object, see ``parts.Parts``."""
     unet: nn.Module
     flow: PiecewiseFlow | None
     sha256: str
@@ -36,20 +40,29 @@ class Model:
     """That of its base's; a base is its own."""
     trial: dict[str, Any] | None
     """How a student is meant to be sampled: ``solver``, ``steps``, ``guidance``, ``scheduler``."""
+    taught: bool = True
+
+    def says(self, condition: Condition, null: Condition | None, guidance: float) -> Denoiser:
+        """The network under a condition (see ``guided``); a base's within the range its checkpoint keeps x0 in."""
+        network = guided(self.base.network(self.unet), condition, null, guidance)
+        if self.base.clip is None or self.taught:
+            return network
+        return clipped(network, self.base.schedule, self.base.prediction, self.base.clip)
 
 
 def base_handle(
     name: str, family: str, folder: Path, prediction: str, sha256: str, spec: str, network: str,
-    origin: dict[str, str] | None = None,
+    origin: dict[str, str] | None = None, options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The handle of a base whose files lie in ``folder`` beside it; its network's lie in the part ``network``.
 
-    ``origin`` says where a pretrained base can be found again: ``hub`` and ``revision``.
+    ``origin`` says where a pretrained base can be found again: ``hub`` and ``revision``; ``options`` are what its
+    family is told beside the folder.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         "kind": "base", "name": name, "family": family, "folder": folder.name, "origin": origin,
-        "prediction": prediction, "sha256": sha256, "spec": spec, "network": network,
+        "prediction": prediction, "sha256": sha256, "spec": spec, "network": network, "options": options or {},
         "files": {path.relative_to(folder).as_posix(): artifacts.sha256_file(path) for path in files},
     }  # fmt: skip
 
@@ -65,6 +78,12 @@ def read(path: str | Path) -> dict[str, Any]:
     artifacts.has(handle, path, what, family=str, folder=str, files=dict, network=str, prediction=str)
     if handle["family"] not in FAMILIES:
         raise PerflowError(f"{path}: no family '{handle['family']}'; there are {', '.join(FAMILIES)}")
+    known, options = OPTIONS.get(handle["family"], {}), handle.get("options", {})
+    if not isinstance(options, dict) or options.keys() - known:
+        raise PerflowError(
+            f"{path}: not {what} (its options are {', '.join(known) or 'none'}); delete it and run again"
+        )
+    artifacts.has(options, path, what, **{name: known[name] for name in options})
     return handle
 
 
@@ -82,8 +101,9 @@ def _files(path: Path) -> list[Path]:
 
 def _load_base(path: Path, handle: dict[str, Any], device: str) -> Model:
     _files(path)
-    base = resolve_name(FAMILIES[handle["family"]])(path.parent / handle["folder"], device)
-    return Model(handle["name"], base, base.unet, None, handle["sha256"], handle["sha256"], None)
+    options = handle.get("options", {})
+    base = resolve_name(FAMILIES[handle["family"]])(path.parent / handle["folder"], device, **options)
+    return Model(handle["name"], base, base.unet, None, handle["sha256"], handle["sha256"], None, taught=False)
 
 
 def _load_student(path: Path, handle: dict[str, Any], device: str) -> Model:
@@ -109,8 +129,9 @@ def flow(base: Model, header: dict[str, Any]) -> PiecewiseFlow | None:
     if header["edges"] is None:
         return None
     return PiecewiseFlow(
-        base.base.schedule, Windows(tuple(header["edges"])), header["path"], header["prediction"], base.base.prediction
-    )
+        base.base.schedule, Windows(tuple(header["edges"])), header["path"], header["prediction"],
+        base.base.prediction, header["timestep_offset"],
+    )  # fmt: skip
 
 
 def network_tensors(path: Path) -> dict[str, Tensor]:
@@ -122,4 +143,4 @@ def network_tensors(path: Path) -> dict[str, Tensor]:
     for file in _files(path):
         if file.suffix == ".safetensors" and path.parent / handle["folder"] / handle["network"] in file.parents:
             tensors |= artifacts.read_tensors(file)[0]
-    return tensors
+    return pipeline_folder.renamed(tensors)

@@ -1,13 +1,56 @@
-"""Sampling with diffusers' schedulers, behind one function."""
+"""diffusers' schedulers: the noise schedule that a checkpoint's own one names, and sampling with any."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from perflow.core.schedule import Schedule
+from perflow.errors import PerflowError
+
+BETAS = (
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"
+)  # fmt: skip
+"""What a scheduler's configuration says of the noise schedule; the last one is False where it is not said."""
+
+
+def whole(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """A checkpoint's scheduler configuration with what its own class means by leaving a value out.
+
+    PerflowError naming ``where`` for a scheduler that diffusers lacks, or one of another kind of process (flow
+    matching, EDM), which has no betas.
+    """
+    import diffusers
+
+    name = config.get("_class_name")
+    kind = getattr(diffusers, str(name), None)
+    if kind is None or not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise PerflowError(f"{where}: its scheduler '{name}' is none of diffusers {diffusers.__version__}")
+    try:
+        found = {"prediction_type": "epsilon", **kind.from_config(config).config}
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise PerflowError(f"{where}: its scheduler '{name}' cannot be made ({str(error).splitlines()[0]})") from None
+    if absent := [key for key in BETAS[:-1] if key not in found]:
+        raise PerflowError(
+            f"{where}: its scheduler '{name}' has no {absent[0]}; a base is one of the diffusions that betas describe"
+        )
+    return found
+
+
+def betas(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a whole configuration that is the noise schedule, as ``DDPMScheduler`` takes it."""
+    return {BETAS[-1]: False} | {key: config[key] for key in BETAS if key in config}
+
+
+def schedule(config: Mapping[str, Any]) -> Schedule:
+    """The noise schedule of a whole configuration, by diffusers' own tables."""
+    from diffusers import DDPMScheduler
+
+    return Schedule(DDPMScheduler(**betas(config)).alphas_cumprod.double())
 
 
 def draw(

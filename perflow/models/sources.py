@@ -9,10 +9,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perflow import artifacts
 from perflow.errors import PerflowError
+from perflow.models import PIPELINES
 from perflow.models import folder as pipeline_folder
 
 if TYPE_CHECKING:
@@ -37,18 +38,19 @@ def _folder(source: Source, into: Path) -> None:
 
 
 def _file(source: Source, into: Path) -> None:
-    from diffusers import StableDiffusionPipeline
+    import diffusers
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     path, config = (Path(os.path.expanduser(str(name))) for name in (source.file, source.config))
     if path.suffix != ".safetensors" or not path.is_file():
         raise PerflowError(f"{path}: not a .safetensors file; pickled checkpoints are not read")
-    pipeline_folder.index(config)
+    family = pipeline_folder.family(pipeline_folder.index(config))
+    if family not in _SINGLE:
+        raise PerflowError(f"{config}: single files are read of {', '.join(_SINGLE)} only; give a folder")
     try:
-        pipeline = StableDiffusionPipeline.from_single_file(
-            str(path), config=str(config), local_files_only=True, safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False,
-        )  # fmt: skip
+        pipeline = getattr(diffusers, PIPELINES[family]).from_single_file(
+            str(path), config=str(config), local_files_only=True, **_SINGLE[family]
+        )
     except (SingleFileComponentError, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(getattr(error, "message", error)).strip().splitlines()[0]
         raise PerflowError(f"{path}: does not hold the architecture of {config} ({reason})") from None
@@ -71,15 +73,20 @@ def _hub(source: Source, into: Path) -> None:
         content = pipeline_folder.index(Path(download(pipeline_folder.INDEX)).parent)
         for part in pipeline_folder.parts(content):
             (into / part).mkdir()
-            inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
-            for name, new in pipeline_folder.chosen(f"{where} {part}", inside).items():
-                shutil.copyfile(download(f"{part}/{name}"), into / part / new)
-    except PerflowError:
-        raise
+            for name, new in pipeline_folder.inside(part, names).items():
+                shutil.copyfile(download(name), into / part / new)
+    except PerflowError as error:
+        raise PerflowError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
     except Exception as error:  # its own errors and those of its transport, another library with every version
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PerflowError(f"{where}: cannot be fetched from the hub ({reason})") from None
     artifacts.write_json(into / pipeline_folder.INDEX, content)
 
+
+_SINGLE: dict[str, dict[str, Any]] = {
+    "stable_diffusion": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+    "sdxl": {},
+}
+"""Families with single-file checkpoints, and the parts that such a file lacks."""
 
 SOURCES: dict[str, Callable[[Source, Path], None]] = {"folder": _folder, "hub": _hub, "file": _file}

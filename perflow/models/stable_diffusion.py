@@ -19,32 +19,15 @@ from perflow import artifacts
 from perflow.core.chunks import chunked
 from perflow.core.schedule import Schedule
 from perflow.errors import PerflowError
-from perflow.models import PREDICTION_TYPES, prediction_type
+from perflow.models import prediction_type
+from perflow.models.parts import Parts
 
 if TYPE_CHECKING:
     from perflow.config.rows import Base
 
-_CHUNK = 128
 
-
-class StableDiffusion:
-    """A pipeline folder whose parts load on first use, in fp32 (weights) on ``device``."""
-
-    def __init__(self, folder: str | Path, device: str = "cpu"):
-        self.folder, self.device = Path(folder), device
-        path = self.folder / "scheduler" / "scheduler_config.json"
-        self.scheduler_config = artifacts.read_object(path, "a scheduler's configuration")
-        kind = self.scheduler_config.get("prediction_type", "epsilon")
-        if kind not in PREDICTION_TYPES:
-            raise PerflowError(f"{self.folder}: prediction_type '{kind}' is not one of {', '.join(PREDICTION_TYPES)}")
-        self.prediction = PREDICTION_TYPES[kind]
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """The schedule of the checkpoint, never an assumed one."""
-        from diffusers import DDIMScheduler
-
-        return Schedule(DDIMScheduler.from_config(self.scheduler_config).alphas_cumprod.double())
+class StableDiffusion(Parts):
+    """A ``StableDiffusionPipeline`` folder; its condition is ``text`` [N, L, D]."""
 
     @cached_property
     def unet(self) -> nn.Module:
@@ -69,66 +52,59 @@ class StableDiffusion:
         logging.disable_progress_bar()
         return self._read(CLIPTokenizer, "tokenizer"), self._load(CLIPTextModel, "text_encoder")
 
-    def _load(self, kind: Any, part: str) -> nn.Module:
-        model = self._read(kind, part, use_safetensors=True, torch_dtype=torch.float32)
-        return model.to(self.device).eval().requires_grad_(False)
-
-    def _read(self, kind: Any, part: str, **options: Any) -> Any:
-        try:
-            return kind.from_pretrained(self.folder / part, local_files_only=True, **options)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise PerflowError(f"{self.folder / part}: cannot be loaded as {kind.__name__} ({reason})") from None
-
     @property
     def resolution(self) -> int:
         """Side of an image in pixels, read from the parts' configurations; nothing is loaded."""
-        what, unet, vae = "the configuration of this part", self.folder / "unet", self.folder / "vae"
-        size = artifacts.read_object(unet / "config.json", what, sample_size=int | list)["sample_size"]
-        levels = len(artifacts.read_object(vae / "config.json", what, block_out_channels=list)["block_out_channels"])
-        return max(size if isinstance(size, list) else [size]) * 2 ** (levels - 1)
+        return max(self.latent_shape[1:]) * self._factor
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """[channels, height, width] of a latent."""
-        config = self.unet.config
-        size = config.sample_size
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        return config.in_channels, height, width
+    def _factor(self) -> int:
+        """Pixels along a side of the image for one along a side of the latents."""
+        return 2 ** (len(self._config("vae", block_out_channels=list)["block_out_channels"]) - 1)
 
     def network(self, unet: nn.Module | None = None) -> Any:
         """``network(x, timestep, condition) -> raw output`` of ``unet`` (default: the base's)."""
         unet = self.unet if unet is None else unet
-        return lambda x, timestep, condition: unet(x, timestep, condition, return_dict=False)[0]
+        return lambda x, timestep, condition: unet(x, timestep, condition["text"], return_dict=False)[0]
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> Tensor:
         """Images uint8 [N, H, W, 3] -> latents fp32 [N, C, h, w] (the mean of the autoencoder)."""
-        scale = self.autoencoder.config.scaling_factor
+        shift, scale = self._latent_scale
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
 
         def mean(part: Tensor) -> Tensor:
             x = part.to(self.device).float() / 127.5 - 1
-            return self.autoencoder.encode(x).latent_dist.mean * scale
+            return (self.autoencoder.encode(x).latent_dist.mean - shift) * scale
 
-        return chunked(mean, _CHUNK, pixels)
+        return chunked(mean, self.chunk, pixels)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents [N, C, h, w] -> images uint8 [N, H, W, 3], rounded as diffusers rounds them."""
-        scale = self.autoencoder.config.scaling_factor
+        shift, scale = self._latent_scale
 
         def pixels(part: Tensor) -> Tensor:
-            return self.autoencoder.decode(part.to(self.device) / scale, return_dict=False)[0]
+            return self.autoencoder.decode(part.to(self.device) / scale + shift, return_dict=False)[0]
 
-        image = (chunked(pixels, _CHUNK, latents) / 2 + 0.5).clamp(0, 1)
-        return (image.permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype(np.uint8)
+        return to_images(chunked(pixels, self.chunk, latents))
+
+    @property
+    def _latent_scale(self) -> tuple[Any, Any]:
+        """Shift and scale of latents: (autoencoder mean - shift) * scale."""
+        return 0, self.autoencoder.config.scaling_factor
 
     @torch.inference_mode()
-    def embed(self, captions: list[str]) -> Tensor:
-        """Captions -> conditions fp32 [N, L, D]: the last hidden state of the text model."""
+    def embed(self, captions: list[str]) -> dict[str, Tensor]:
+        """Captions -> conditions: ``text`` fp32 [N, L, D], the last hidden state of the text model."""
         tokenizer, model = self.text
-        return chunked(lambda ids: model(ids.to(self.device))[0], _CHUNK, token_ids(tokenizer, captions))
+        return chunked(lambda ids: {"text": model(ids.to(self.device))[0]}, self.chunk, token_ids(tokenizer, captions))
+
+
+def to_images(pixels: Tensor) -> np.ndarray:
+    """Pixels [N, 3, H, W] around [-1, 1] -> uint8 [N, H, W, 3], rounded as diffusers rounds them."""
+    image = (pixels / 2 + 0.5).clamp(0, 1)
+    return (image.permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype(np.uint8)
 
 
 def token_ids(tokenizer: Any, captions: list[str]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from perflow import artifacts
 from perflow.errors import PerflowError
+from perflow.models import PIPELINES
 from perflow.report.study import METRICS, WINDOW, metric_name
 from perflow.report.words import count, number
 
@@ -65,19 +66,20 @@ def study_of(delta: Path, header: Header) -> Path | None:
 
 def delta_use(header: Header, file: str, base: str) -> Use:
     """A delta, added to its base's pipeline."""
-    lines = [f'pipe = StableDiffusionPipeline.from_pretrained("{base}")', f'perflow.apply_delta(pipe, "{file}")']
+    kind = _pipeline(header)
+    lines = [f'pipe = {kind}.from_pretrained("{base}")', f'perflow.apply_delta(pipe, "{file}")']
     return Use(
-        "A delta: add it to its base.", ["import perflow", "from diffusers import StableDiffusionPipeline"], lines,
+        "A delta: add it to its base.", ["import perflow", f"from diffusers import {kind}"], lines,
         "Measured with the delta added to its base.",
     )  # fmt: skip
 
 
 def lora_use(header: Header, file: str, base: str) -> Use:
     """A LoRA, loaded into its base's pipeline; it needs the student's scheduler beside it."""
-    cut, scheduler = header["lora"], _scheduler(header)
-    imports = ["from diffusers import StableDiffusionPipeline"]
+    cut, scheduler, kind = header["lora"], _scheduler(header), _pipeline(header)
+    imports = [f"from diffusers import {kind}"]
     lines = [
-        f'pipe = StableDiffusionPipeline.from_pretrained("{base}")',
+        f'pipe = {kind}.from_pretrained("{base}")',
         f'pipe.load_lora_weights("{file}")  # needs peft',
     ]
     if scheduler is not None:
@@ -103,15 +105,20 @@ def _scheduler(header: Header) -> tuple[str, str, dict[str, Any]] | None:
     return ("diffusers", chosen.pop("class"), chosen) if chosen else None
 
 
-def folder_use(folder: str, needs_perflow: bool, scale: float, own_base: bool) -> Use:
+def _pipeline(header: Header) -> str:
+    """diffusers' class of the base's pipeline; headers that do not say it are of Stable Diffusion."""
+    return str((header.get("base") or {}).get("pipeline", PIPELINES["stable_diffusion"]))
+
+
+def folder_use(header: Header, folder: str, needs_perflow: bool, scale: float, own_base: bool) -> Use:
     """A merged pipeline folder."""
-    plain = scale == 1 and own_base
+    plain, kind = scale == 1 and own_base, _pipeline(header)
     what = "A whole pipeline: the base with the delta added" + ("." if scale == 1 else f" {number(scale)} times.")
     return Use(
         what + (" perflow must be installed, for its scheduler." if needs_perflow else "")
         + ("" if own_base else " The base is another checkpoint than the one the student was taught from."),
-        ["from diffusers import StableDiffusionPipeline"],
-        [f'pipe = StableDiffusionPipeline.from_pretrained("{folder}")'],
+        [f"from diffusers import {kind}"],
+        [f'pipe = {kind}.from_pretrained("{folder}")'],
         "Measured with the delta added to its base, as here." if plain else "",
     )  # fmt: skip
 
@@ -119,13 +126,13 @@ def folder_use(folder: str, needs_perflow: bool, scale: float, own_base: bool) -
 def card(header: Header, use: Use, numbers: Measured | None) -> str:
     """The model card as Markdown."""
     base = header.get("base") or {}
-    origin = base.get("origin")
+    origin, task = base.get("origin"), "text-to-image" if _prompted(header) else "unconditional-image-generation"
     sections = [
-        "---\nlibrary_name: diffusers\npipeline_tag: text-to-image\ntags: [perflow, few-step, text-to-image]\n"
+        f"---\nlibrary_name: diffusers\npipeline_tag: {task}\ntags: [perflow, few-step, {task}]\n"
         + (f"base_model: {origin['hub']}\n" if origin else "")
         + "---",
-        f"# {header.get('student', 'student')}\n\n{use.what} Few-step text to image by piecewise rectified flow"
-        f" (PeRFlow, arXiv 2405.07510) and its relatives; made with perflow.",
+        f"# {header.get('student', 'student')}\n\n{use.what} Few-step {task.replace('-', ' ')} by piecewise rectified"
+        f" flow (PeRFlow, arXiv 2405.07510) and its relatives; made with perflow.",
         "## Use\n\n" + _code(header, use),
         "## What it is\n\n" + _table([("", "")] + _facts(header, base, numbers)),
     ]
@@ -140,10 +147,11 @@ def card(header: Header, use: Use, numbers: Measured | None) -> str:
 def _code(header: Header, use: Use) -> str:
     windows = len(header["edges"]) - 1 if header.get("edges") else None
     steps = windows or (header.get("trial") or {}).get("steps")
-    options = ['"a prompt"', *([] if steps is None else [f"num_inference_steps={steps}"])]
+    prompted = _prompted(header)
+    options = [*(['"a prompt"'] if prompted else []), *([] if steps is None else [f"num_inference_steps={steps}"])]
     guidance = header.get("guidance")
     each = isinstance(guidance, list)
-    if guidance is not None:
+    if guidance is not None and prompted:
         options.append(f"guidance_scale={guidance[0] if each else guidance}")
     draw = f"image = pipe({', '.join(options)}).images[0]"
     code = "```python\n" + "\n".join([*use.imports, "", *use.lines, draw]) + "\n```"
@@ -151,6 +159,11 @@ def _code(header: Header, use: Use) -> str:
     if each:
         notes.append(f"It is meant for a guidance a window, {_guidance(guidance)}; a pipeline's call takes the first.")
     return "\n\n".join([code, *notes])
+
+
+def _prompted(header: Header) -> bool:
+    """Whether the pipeline takes a prompt and guidance."""
+    return _pipeline(header) != PIPELINES["pixel"]
 
 
 def _guidance(guidance: float | list[float] | None) -> str | None:

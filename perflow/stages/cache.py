@@ -14,6 +14,7 @@ from perflow.artifacts import Spec
 from perflow.config.rows import Pairs
 from perflow.core import WINDOW, guidance
 from perflow.core.chunks import chunked
+from perflow.core.condition import take
 from perflow.core.fields import base_field, follow
 from perflow.core.grid import stretches
 from perflow.core.rng import generator, normal
@@ -23,8 +24,6 @@ from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.loop import Step
 from perflow.models import handle
-
-_CHUNK = 128
 
 
 def cache(
@@ -51,7 +50,7 @@ def cache(
         entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
         yield Step("pairs", int(items[-1]) + 1, int(shards[-1][0][-1]) + 1)
     conditions = folder / pairs.CONDITIONS
-    artifacts.write_tensors(conditions, {"conditions": work.conditions}, {"spec": spec.hash, "captions": work.captions})
+    artifacts.write_tensors(conditions, work.conditions, {"spec": spec.hash, "captions": work.captions})
     artifacts.write_json(out, {
         "spec": spec.hash,
         "base": {"name": row.base, "sha256": work.teacher.base_sha256},
@@ -86,7 +85,7 @@ class _Work:
     latents: Tensor
     captions: list[str]
     caption_of: Tensor
-    conditions: Tensor
+    conditions: dict[str, Tensor]
     windows: Windows
     device: str
 
@@ -95,7 +94,7 @@ class _Work:
         model = handle.load(teacher, device)
         data = store.load(dataset, "base")
         texts = data["text"]
-        captions = ["", *sorted(set(texts))]
+        captions = [*([""] if model.base.has_null else []), *sorted(set(texts))]
         number = {caption: i for i, caption in enumerate(captions)}
         return cls(
             spec, row, model, model.base.encode(store.images(data)), captions,
@@ -142,7 +141,7 @@ class _Work:
         x = x.float()
         nodes = [x]
         for k in crossed:
-            x = chunked(lambda x, c, k=k: self._cross(x, c, k), _CHUNK, x, caption.to(self.device))
+            x = chunked(lambda x, c, k=k: self._cross(x, c, k), self.teacher.base.chunk, x, caption)
             nodes.append(x)
         windows = torch.tensor(crossed, dtype=torch.int32).repeat_interleave(len(items))
         return {
@@ -155,9 +154,8 @@ class _Work:
     def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
         """The teacher's solution over window k: a base's with a solver, a student's on its own windows."""
         teacher, row = self.teacher, self.row
-        network = guidance.guided(
-            teacher.base.network(teacher.unet), self.conditions[caption], self.conditions[:1], row.guidance
-        )
+        null = take(self.conditions, torch.tensor([0])) if teacher.base.has_null else None
+        network = teacher.says(take(self.conditions, caption), null, row.guidance)
         if row.solver == WINDOW:
             own = teacher.flow.windows.edges
             return follow(network, teacher.flow, x, stretches(own, row.steps, row.edges)[k])

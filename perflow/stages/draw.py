@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from perflow import artifacts
 from perflow.config.resolve import scheduler_of
@@ -10,11 +11,13 @@ from perflow.config.rows import Trial
 from perflow.core import WINDOW
 from perflow.errors import PerflowError
 from perflow.images import png, tile
-from perflow.models import SCHEDULERS
+from perflow.models import SCHEDULERS, handle
 from perflow.models.drawer import Drawer
 
-_BASE = {"solver": "dpmpp_2m", "steps": 25, "guidance": 4.5, "scheduler": scheduler_of("dpmpp_2m")}
+_BASE = {"solver": "dpmpp_2m", "steps": 25, "scheduler": scheduler_of("dpmpp_2m")}
 """How a base is sampled, which says nothing of it itself."""
+_GUIDANCE = 4.5
+"""Of a model that says none, where it can be guided."""
 
 
 def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | None, guidance: float | None,
@@ -25,17 +28,28 @@ def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | N
     """
     if out.suffix.lower() != ".png":
         raise PerflowError(f"--out {out}: must end in .png")
-    drawer = Drawer.load(model, device, [prompt], count, seed)
-    flow, own = drawer.model.flow, drawer.model.trial or _BASE
+    loaded = handle.load(model, device)
+    if not loaded.base.conditional and prompt:
+        raise PerflowError(f"--prompt '{prompt}': {loaded.name} draws without a prompt; give --prompt ''")
+    drawer = Drawer.of(loaded, device, [prompt], count, seed)
+    flow, own = loaded.flow, loaded.trial or _own(loaded)
     solver = solver or own["solver"]
     if solver not in (WINDOW, *SCHEDULERS):
         raise PerflowError(f"--solver: no '{solver}'; there are {WINDOW}, {', '.join(SCHEDULERS)}")
     scheduler = own["scheduler"] if solver == own["solver"] else scheduler_of(solver)
     steps = steps or (len(flow.windows) if flow and solver == WINDOW else own["steps"])
     guidance = own["guidance"] if guidance is None else guidance
+    if guidance != 1 and drawer.null is None:
+        raise PerflowError(f"--guidance {guidance}: {loaded.name} knows no condition of no prompt; only 1 is valid")
     if isinstance(guidance, list) and solver != WINDOW:
         raise PerflowError(f"--guidance: the model's own is one a window, {guidance}; give one number for {solver}")
     trial = Trial(name="draw", solver=solver, steps=steps, guidance=guidance, nfe=1, scheduler=scheduler)
-    images = drawer.model.base.decode(drawer.draw(trial, drawer.noise(0)))
+    images = loaded.base.decode(drawer.draw(trial, drawer.noise(0)))
     with artifacts.atomic(out) as temporary:
         temporary.write_bytes(png(tile(images, 1, count)))
+
+
+def _own(model: handle.Model) -> dict[str, Any]:
+    """How a model that does not say it is sampled: a base, or published windows without a guidance."""
+    on_windows = {"solver": WINDOW, "steps": len(model.flow.windows), "scheduler": None} if model.flow else _BASE
+    return on_windows | {"guidance": _GUIDANCE if model.base.has_null else 1.0}

@@ -8,7 +8,7 @@ from pathlib import Path
 from perflow import artifacts, delta
 from perflow.artifacts import Spec
 from perflow.config.rows import Delta, Student
-from perflow.models import handle
+from perflow.models import PIPELINES, handle
 
 
 def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path) -> None:
@@ -20,7 +20,8 @@ def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path)
     parent = handle.read(base)
     change = delta.subtract(tensors, handle.network_tensors(base))
     artifacts.write_tensors(out, change, {
-        "base": {"name": row.base, "origin": parent.get("origin"), "sha256": parent["sha256"]},
+        "base": {"name": row.base, "origin": parent.get("origin"), "sha256": parent["sha256"],
+                 "pipeline": PIPELINES[parent["family"]]},
         "student": row.student, "student_sha256": header["sha256"], "sha256": artifacts.tensor_hash(change),
         "edges": student.edges if row.windowed else None, "path": student.path, "prediction": student.prediction,
         "base_prediction": parent["prediction"], "timestep_offset": -1, "guidance": row.trial.guidance,

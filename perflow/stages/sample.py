@@ -11,9 +11,9 @@ import torch
 from perflow import artifacts
 from perflow.artifacts import Spec
 from perflow.config.rows import Samples, Trial
+from perflow.core.condition import take
 from perflow.core.fields import base_field, student_field
 from perflow.core.grid import each_window
-from perflow.core.guidance import guided
 from perflow.core.solvers import SOLVERS
 from perflow.core.straightness import coordinates, curvature, endpoint_error
 from perflow.datasets import store
@@ -35,8 +35,12 @@ def sample(spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, dev
     end-point error of each item in each window, on the student's own path.
     """
     row = Samples.model_validate(spec.row)
-    prompts = choose_prompts(dataset, row.sampling.split, row.sampling.prompts)
-    drawer = Drawer.load(model, device, [prompt["text"] for prompt in prompts], row.sampling.per_prompt, spec.seed)
+    loaded = handle.load(model, device)
+    if loaded.base.conditional:
+        prompts = choose_prompts(dataset, row.sampling.split, row.sampling.prompts)
+    else:  # nothing is asked for: items in numbered groups
+        prompts = [{"text": f"no. {number + 1}"} for number in range(row.sampling.prompts)]
+    drawer = Drawer.of(loaded, device, [prompt["text"] for prompt in prompts], row.sampling.per_prompt, spec.seed)
     total, trials = len(row.trials) + row.windowed, {}
     for i, trial in enumerate(row.trials):
         trials[trial.name] = _write_trial(out.parent, trial, drawer)
@@ -91,10 +95,10 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     guidance = next(trial.guidance for trial in row.trials if trial.scheduler is None)
     every = max(1, drawer.items // recipe.items)
     chosen = torch.arange(0, drawer.items, every)[: recipe.items]
-    conditions = drawer.conditions[chosen]
-    scales, network = each_window(guidance, len(flow.windows)), drawer.model.base.network(drawer.model.unet)
+    conditions = take(drawer.conditions, chosen)
+    scales = each_window(guidance, len(flow.windows))
     teach = base_field(
-        guided(teacher.base.network(), conditions, drawer.null, row.sampling.teacher.guidance),
+        teacher.says(conditions, drawer.null, row.sampling.teacher.guidance),
         teacher.base.schedule, teacher.base.prediction,
     )  # fmt: skip
     positions = [j / recipe.substeps for j in range(recipe.substeps + 1)]
@@ -102,7 +106,7 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     x, columns = drawer.noise(0)[chosen], {"straightness": [], "teacher_straightness": [], "endpoint_error": []}
     for k in range(len(flow.windows)):
         own, exact = [x], [x]
-        says = student_field(guided(network, conditions, drawer.null, scales[k]), flow)
+        says = student_field(drawer.model.says(conditions, drawer.null, scales[k]), flow)
         for u_from, u_to in zip(positions, positions[1:], strict=False):
             own.append(flow.step(own[-1], says(own[-1], k, u_from), k, u_from, u_to))
             times = flow.time(k, torch.linspace(u_from, u_to, per + 1, dtype=torch.float64)).tolist()

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from perflow import artifacts, config
 from perflow.cli import main
 from perflow.integrations.merge import merge
+from perflow.models import FAMILIES
 
 
 @pytest.fixture
@@ -46,9 +47,15 @@ def test_what_a_page_says_runs(here, root, tmp_path, page):
 
 
 def test_the_rows_a_page_shows_are_rows_of_a_study(root, tiny_params, write_params):
-    (shown,) = re.findall(r"```yaml\n(.+?)```", (root / "docs/accelerate-my-fine-tune.md").read_text(), re.DOTALL)
+    page = (root / "docs/accelerate-my-fine-tune.md").read_text()
+    shown, families = re.findall(r"```yaml\n(.+?)```", page, re.DOTALL)
     tiny_params["bases"] |= yaml.safe_load(shown)["bases"]
     assert config.load(write_params(tiny_params)).bases["mine"].source.kind == "folder"
+    said = yaml.safe_load(re.sub("dataset: .*", "dataset: digits", families.replace("<commit>", "c" * 40)))
+    tiny_params["bases"] |= said["bases"]
+    tiny_params["students"]["perflow"]["bases"] = ["eps", "xl", "cifar", "classes"]
+    tiny_params["pairs"]["fixed"]["guidance"] = tiny_params["sampling"]["teacher"]["guidance"] = 1.0
+    assert {row.family for row in config.load(write_params(tiny_params)).bases.values()} == set(FAMILIES)
 
 
 def test_the_pages_are_linked_and_their_verbs_are_all_there(root):

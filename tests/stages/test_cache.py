@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from perflow import artifacts
+from perflow.core.condition import take
 from perflow.core.fields import base_field
 from perflow.core.guidance import guided
 from perflow.core.rng import normal
@@ -86,9 +87,11 @@ def test_starts_are_noised_latents_and_ends_are_the_teachers_solution(tiny):
 
     latents = teacher.base.encode(store.images(store.load(tiny.dataset, "base")))
     assert (latents - latent).flatten(1).abs().amax(1).min() < 1e-5
-    condition = found.conditions[found.caption[item : item + 1].long()]
+    condition = take(found.conditions, found.caption[item : item + 1].long())
     field = base_field(
-        guided(teacher.base.network(), condition, found.conditions[:1], row.guidance), schedule, "epsilon"
+        guided(teacher.base.network(), condition, take(found.conditions, torch.tensor([0])), row.guidance),
+        schedule,
+        "epsilon",
     )
     times = [0.5, 0.25, 0.0]
     torch.testing.assert_close(

@@ -77,7 +77,8 @@ def checkpoint_of_base(wildcards):
     if source is None or source.kind == "hub":
         return []
     place = Path(os.path.expanduser(source.folder or source.file))
-    files = [place] if source.file else sorted(place.glob("*/*")) + [place / "model_index.json"]
+    top = (path for kind in ("json", "safetensors") for path in place.glob(f"*.{kind}"))
+    files = [place] if source.file else sorted(place.glob("*/*")) + sorted(top)
     return [str(file) for file in files]
 
 
