@@ -51,7 +51,7 @@ test: lint
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 torture: environment
-	@$(BIN)/python -m tests.workflow.torture --study $(or $(STUDY),workflow/studies/tiny.yaml) --kills $(or $(KILLS),100)
+	@$(BIN)/python -m tests.workflow.torture --study $(or $(STUDY),workflow/studies/tiny.yaml) --kills $(or $(KILLS),100) $(if $(LONGEST),--longest $(LONGEST)) $(if $(OUT),--out "$(OUT)")
 
 clean-environment:
 	rm -rf .venv

@@ -8,6 +8,7 @@ sight until its own garbage collection; a row that says the same again gets its 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
@@ -94,7 +95,7 @@ def sync(
     results = Path(results_dir)
     study = artifacts.read_object(study_spec, "a summary of a study", models=list, settings=dict)
     parent, *records = _all(study, results)
-    with artifacts.locked(Path(f"{database}.lock")):
+    with artifacts.locked(Path(f"{database}.lock")), _speaking(database):
         client = _client(database)
         experiment = _experiment(client, Path(store), Path(database))
         live = _live(client, experiment, _key(study))
@@ -111,6 +112,23 @@ def sync(
     return runs
 
 
+@contextlib.contextmanager
+def _speaking(database: str | Path) -> Iterator[None]:
+    """Turn what MLflow and sqlite raise, such as on a full disk or a damaged file, into one line with a way out."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise PerflowError(
+            f"{database}: MLflow cannot use it ({reason}); make room or allow writing there, or delete it "
+            "(it is rebuilt from results/), and run the same command again"
+        ) from None
+
+
 def _all(study: dict[str, Any], results: Path) -> list[Record]:
     """The parent, then its children."""
     tables = {name: _read(results / "tables" / f"{name}.csv") for name in ("rows", "curves", "costs")}
@@ -118,8 +136,7 @@ def _all(study: dict[str, Any], results: Path) -> list[Record]:
 
 
 def _client(database: str | Path) -> MlflowClient:
-    """A client of the sqlite file; mlflow's telemetry is off before it is imported."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    """A client of the sqlite file."""
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient

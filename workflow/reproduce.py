@@ -31,6 +31,13 @@ def _taken(lock: TextIO) -> bool:
     return False
 
 
+def _verified(study: Path, home: Path) -> int:
+    """0 if every file is as it was made: Snakemake reads no file that nothing is made from, such as a table."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    verify = [sys.executable, "-m", "perflow", "verify", str(study), "--home", str(home), "--quiet"]
+    return subprocess.run(verify, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}).returncode
+
+
 def main() -> int:
     """Parse the command line, take the lock, run; returns Snakemake's status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -66,6 +73,8 @@ def main() -> int:
         lock.write(str(os.getpid()))
         lock.flush()
         status = subprocess.run(snakemake, check=False, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
+        if status == 0 and not rest:
+            status = _verified(study, home)
         if status == 0 and arguments.record:  # under the lock: nothing changes meanwhile
             status = record.record(ROOT, study, home)
         if status >= 0:  # it ended by itself, and took its lock away
@@ -78,3 +87,8 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit("perflow: stopped; the same command goes on from here")
+    except OSError as error:
+        sys.exit(
+            f"perflow: {error.filename or '.perflow.lock'}: cannot be written ({error.strerror}); "
+            "make room or allow writing there, and run the same command again"
+        )
