@@ -115,13 +115,14 @@ def sync(
 @contextlib.contextmanager
 def _speaking(database: str | Path) -> Iterator[None]:
     """Turn what MLflow and sqlite raise, such as on a full disk or a damaged file, into one line with a way out."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except Exception as error:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if not isinstance(error, MlflowException | SQLAlchemyError):
+            raise
         reason = str(error).partition("\n")[0]
         raise PerflowError(
             f"{database}: MLflow cannot use it ({reason}); make room or allow writing there, or delete it "
@@ -136,7 +137,8 @@ def _all(study: dict[str, Any], results: Path) -> list[Record]:
 
 
 def _client(database: str | Path) -> MlflowClient:
-    """A client of the sqlite file."""
+    """A client of the sqlite file; mlflow's telemetry is off before it is imported."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from typing import TextIO
 import record
 
 ROOT = Path(__file__).resolve().parents[1]
+_ROOM = 2**20
+"""Bytes that must be free where a study lies."""
 
 
 def _taken(lock: TextIO) -> bool:
@@ -29,6 +32,23 @@ def _taken(lock: TextIO) -> bool:
         except OSError:
             time.sleep(0.1)
     return False
+
+
+def _unwritable(place: object, reason: object) -> str:
+    """The line for what cannot be written."""
+    advice = "make room or allow writing there, and run the same command again"
+    return f"perflow: {place}: cannot be written ({reason}); {advice}"
+
+
+def _check_room(home: Path) -> None:
+    """Exit with one line where Snakemake could not even keep its own files, of which it would say so at length."""
+    own = home / ".snakemake"
+    own.mkdir(parents=True, exist_ok=True)
+    for folder in (home, own, *own.glob("*/")):
+        if folder.is_dir() and not os.access(folder, os.W_OK):
+            sys.exit(_unwritable(folder, "read-only"))
+    if shutil.disk_usage(home).free < _ROOM:
+        sys.exit(_unwritable(home, f"less than {_ROOM // 2**20} MiB left"))
 
 
 def _verified(study: Path, home: Path) -> int:
@@ -51,7 +71,7 @@ def main() -> int:
         if rest:
             parser.error(f"only a whole run is recorded: --record does not go with {' '.join(rest)}")
         record.check(ROOT, study)
-    home.mkdir(parents=True, exist_ok=True)
+    _check_room(home)
     snakemake = [
         sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(home),
         "--config", f"study={study}", "--cores", arguments.cores, *rest,
@@ -88,7 +108,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit("perflow: stopped; the same command goes on from here")
     except OSError as error:
-        sys.exit(
-            f"perflow: {error.filename or '.perflow.lock'}: cannot be written ({error.strerror}); "
-            "make room or allow writing there, and run the same command again"
-        )
+        sys.exit(_unwritable(error.filename or ".perflow.lock", error.strerror))

@@ -46,6 +46,7 @@ class Campaign:
         self.survived: Counter[str] = Counter()
         self.pending: list[str] = []
         """Struck since the study last came to its end."""
+        self.last = "no strike"
         self.finished = self.waited = self.deleted = 0
         self.faults: list[str] = []
 
@@ -92,6 +93,7 @@ class Campaign:
             return False
         self.struck[kind] += 1
         self.pending.append(kind)
+        self.last = kind
         print(f"{self.struck.total()}: {kind} after {delay:.1f} s", flush=True)
         self._judge(process.wait(), log.read_text(), explained)
         for _ in strike:  # undone
@@ -151,11 +153,13 @@ class Campaign:
             self._fault("something is left to do", str(self.repository.planned()))
         if len(self.faults) == faults_before:
             self.survived.update(self.pending)
-        self.pending = []
+        self.pending, self.last = [], "no strike"
         print(f"finished {self.finished} times, faults so far: {len(self.faults)}", flush=True)
 
     def _fault(self, what: str, output: str) -> None:
-        kind = self.pending.pop() if self.pending else "no strike"
+        kind = self.last
+        if kind in self.pending:
+            self.pending.remove(kind)
         self.faults.append(f"{what} ({kind})")
         print(f"FAULT: {what} ({kind})\n{output[-6000:]}", flush=True)
 
