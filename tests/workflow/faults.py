@@ -115,8 +115,6 @@ def second_run(run: Run) -> Iterator[bool]:
 
 def disk_full(run: Run) -> Iterator[bool]:
     """No room but for a random few files; the command fails, and fails again, until there is room."""
-    if not run.mounted:
-        return
     used = shutil.disk_usage(run.repository.root).used
     _mount("--options", f"remount,size={used + run.random.choice([0, 4096, 65_536, 2**20])}", run.repository.root)
     yield True
@@ -130,7 +128,7 @@ def folder_read_only(run: Run) -> Iterator[bool]:
     folders = [run.repository.root, home, home / "logs", home / ".snakemake", run.repository.root / "mlruns"]
     folders += [home / "data", home / "reports", home / "results", *home.glob("data/*"), *home.glob("results/*")]
     there = sorted(folder for folder in folders if folder.is_dir())
-    if not there or not (run.mounted or os.geteuid()):
+    if not there:
         return
     folder = run.random.choice(there)
     print(f"   read-only: {folder.relative_to(run.repository.root)}", flush=True)
@@ -196,8 +194,11 @@ KINDS: dict[str, Fault] = {
     "a flipped bit in an artifact": bit_flipped,
     "a truncated artifact": truncated,
 }
-MOUNTED = {disk_full}
-"""What needs a file system of our own."""
+
+
+def possible(kind: str, mounted: bool) -> bool:
+    """Whether ``kind`` can be tried: a full disk needs a file system of its own, and root may write anywhere else."""
+    return mounted or KINDS[kind] not in (disk_full, *([] if os.geteuid() else [folder_read_only]))
 
 
 def _mount(*arguments: object) -> None:

@@ -18,6 +18,7 @@ import platform
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,10 +39,13 @@ _ROUNDS = 60
 class Campaign:
     """Strikes one repository copy again and again, and keeps the counts."""
 
-    def __init__(self, repository: Repository, reference: dict[str, str], seed: int, mounted: bool = False):
-        self.repository, self.reference, self.mounted = repository, reference, mounted
+    def __init__(self, repository: Repository, seed: int, mounted: bool, kinds: str, forget: list[str]):
+        self.repository, self.mounted, self.forget = repository, mounted, forget
+        self.reference = repository.hashes()
         self.random = random.Random(seed)
-        self.kinds = {kind: fault for kind, fault in faults.KINDS.items() if mounted or fault not in faults.MOUNTED}
+        self.asked = [kind for kind in faults.KINDS if any(word in kind for word in kinds.split(","))]
+        self.kinds = {kind: faults.KINDS[kind] for kind in self.asked if faults.possible(kind, mounted)}
+        self.process: subprocess.Popen | None = None
         self.struck: Counter[str] = Counter()
         self.survived: Counter[str] = Counter()
         self.pending: list[str] = []
@@ -73,7 +77,7 @@ class Campaign:
             self._fault("the study does not come to its end", "")
 
     def _forget(self) -> None:
-        for folder in ("data", "results", "reports"):
+        for folder in self.forget:
             shutil.rmtree(self.repository.home / folder, ignore_errors=True)
         self.repository.moved()
 
@@ -108,7 +112,14 @@ class Campaign:
                 self.repository.command(), cwd=self.repository.root, env=self.repository.environment(),
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
+        self.process = process
         return process, log
+
+    def stop(self) -> None:
+        """Kill what still runs."""
+        if self.process:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def _again(self) -> str:
         process, log = self._start()
@@ -165,7 +176,7 @@ class Campaign:
 
     def summary(self) -> dict[str, Any]:
         """The counts by kind, and what else became of it."""
-        skipped = {kind: "no file system can be mounted here" for kind in faults.KINDS.keys() - self.kinds.keys()}
+        skipped = {kind: "no file system can be mounted here" for kind in self.asked if kind not in self.kinds}
         return {
             "struck": {kind: self.struck[kind] for kind in self.kinds},
             "survived": {kind: self.survived[kind] for kind in self.kinds},
@@ -198,23 +209,35 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="how often to strike [100]")
     parser.add_argument("--longest", type=float, default=40, help="seconds before a strike, at most [40]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and kinds [0]")
+    parser.add_argument("--kinds", default="", help="words of the kinds to try, with commas [all]")
+    parser.add_argument("--begin", type=Path, help="a finished copy of the repository, instead of a reference run")
+    parser.add_argument(
+        "--forget", nargs="+", default=["data", "results", "reports"],
+        help="what is deleted of a finished study before it is struck again [data results reports]",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="write the counts there as JSON, and beside it as Markdown (.md)")
     given = parser.parse_args()
     mounted = faults.enter_namespace("tests.workflow.torture")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
         if mounted:
             faults.mount_room(clone)
-        repository = copy_repository(ROOT, clone, given.study)
-        begun = time.monotonic()
-        repository.run()
-        print(f"reference made in {time.monotonic() - begun:.0f} s", flush=True)
-        campaign = Campaign(repository, repository.hashes(), given.seed, mounted)
+        if given.begin:
+            repository = Repository(clone, given.study)
+            shutil.copytree(given.begin, clone, symlinks=True, dirs_exist_ok=True)
+        else:
+            repository = copy_repository(ROOT, clone, given.study)
+            begun = time.monotonic()
+            repository.run()
+            print(f"reference made in {time.monotonic() - begun:.0f} s", flush=True)
+        campaign = Campaign(repository, given.seed, mounted, given.kinds, given.forget)
         try:
             campaign.run(given.kills, given.longest)
         except KeyboardInterrupt:
             print("stopped; the counts so far:")
         finally:
+            campaign.stop()
             if mounted:
                 subprocess.run(["umount", "--lazy", clone], check=False)
     about = {"study": given.study, "seed": given.seed, "longest": given.longest, "machine": machine()}
