@@ -32,8 +32,8 @@ class Run(NamedTuple):
     repository: Repository
     process: subprocess.Popen
     random: random.Random
-    again: Callable[[], str]
-    """Gives the same command once more, to its end, and judges it; returns what it said."""
+    again: Callable[[], None]
+    """Gives the same command once more, to its end, and judges what it says."""
     fault: Callable[[str, str], None]
     """Notes that something was not survived: what, and the output."""
     mounted: bool

@@ -121,10 +121,9 @@ class Campaign:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def _again(self) -> str:
+    def _again(self) -> None:
         process, log = self._start()
         self._judge(process.wait(), log.read_text(), explained=True)
-        return log.read_text()
 
     def _judge(self, status: int, output: str, explained: bool) -> int:
         """Look at what a command said, do what it asks for; returns its status."""
