@@ -2,7 +2,7 @@
 # make demo        a tiny study through every rule, in about a minute
 # make test        linters, contracts and tests, two files at a time (JOBS=2)
 # make study STUDY=workflow/studies/tiny.yaml    any other study, in studies/<name>/
-# make torture    runs struck at random moments, again and again (KILLS=100 STUDY=…)
+# make torture    runs struck at random moments, again and again (KILLS=100 STUDY=… LONGEST=seconds OUT=counts.json)
 # make record      the study, then DVC's record of what it made; STUDY=... as above (docs/sharing.md)
 #
 # All that is needed is Python 3.11 to 3.13 and make. TORCH=cpu (or cu130, …) chooses PyTorch's wheels.
@@ -51,7 +51,7 @@ test: lint
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 torture: environment
-	@$(BIN)/python -m tests.workflow.torture --study $(or $(STUDY),workflow/studies/tiny.yaml) --kills $(or $(KILLS),100)
+	@$(BIN)/python -m tests.workflow.torture --study $(or $(STUDY),workflow/studies/tiny.yaml) --kills $(or $(KILLS),100) $(if $(LONGEST),--longest $(LONGEST)) $(if $(OUT),--out "$(OUT)")
 
 clean-environment:
 	rm -rf .venv

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from perflow.errors import PerflowError
+from perflow.errors import PerflowError, refused, unwritable
 
 if TYPE_CHECKING:
     import torch
@@ -101,18 +101,26 @@ def tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to it at the end, removed on any error."""
+    """A temporary name beside ``path``, renamed to it at the end, removed on any error.
+
+    PerflowError naming ``path`` if there is no room for it, or no right to write there.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # some writers make files that only their owner can read
         os.replace(temporary, path)
+    except OSError as error:  # what is raised while bytes are written names no file
+        if refused(error) and (error.filename is None or Path(error.filename) in (temporary, *path.parents)):
+            raise unwritable(path, error.strerror) from None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a file system that became read-only it stays; clean knows it
+            temporary.unlink(missing_ok=True)
 
 
 def dumps(value: Any) -> str:
@@ -222,7 +230,7 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise PerflowError(f"{path}: cannot be written ({error}); make room, and run the same command again") from None
+        raise unwritable(path, error) from None
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -1,5 +1,8 @@
 """The one exception that is shown to a user as a single line."""
 
+import errno
+from pathlib import Path
+
 _HEAD, _TAIL = 700, 400
 """Characters kept of a longer message."""
 
@@ -16,3 +19,16 @@ class PerflowError(Exception):
         if len(message) > _HEAD + _TAIL:
             message = f"{message[:_HEAD]} … {message[-_TAIL:]}"
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+
+
+def refused(error: OSError) -> bool:
+    """Whether the system refuses to write: no room, or no right."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+    return error.errno in codes
+
+
+def unwritable(path: str | Path, reason: object) -> PerflowError:
+    """What is said of a file that cannot be written, whoever was to write it."""
+    return PerflowError(
+        f"{path}: cannot be written ({reason}); make room or allow writing there, and run the same command again"
+    )

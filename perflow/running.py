@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import resource
@@ -81,10 +82,11 @@ class Reporter:
         self.note(line)
 
     def note(self, line: str) -> None:
-        """Write one line to the log alone."""
+        """Write one line to the log alone; a log that has no room hides nothing and stops nothing."""
         if self.file:
-            self.file.write(line + "\n")
-            self.file.flush()
+            with contextlib.suppress(OSError):
+                self.file.write(line + "\n")
+                self.file.flush()
 
     def step(self, step: Any) -> None:
         """Report a stage's Step, not more often than every few seconds."""

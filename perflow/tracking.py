@@ -8,6 +8,7 @@ sight until its own garbage collection; a row that says the same again gets its 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
@@ -94,7 +95,7 @@ def sync(
     results = Path(results_dir)
     study = artifacts.read_object(study_spec, "a summary of a study", models=list, settings=dict)
     parent, *records = _all(study, results)
-    with artifacts.locked(Path(f"{database}.lock")):
+    with artifacts.locked(Path(f"{database}.lock")), _speaking(database):
         client = _client(database)
         experiment = _experiment(client, Path(store), Path(database))
         live = _live(client, experiment, _key(study))
@@ -109,6 +110,24 @@ def sync(
             client.log_artifact(runs[parent.key], str(page))
     artifacts.write_json(results / "runs.json", runs)
     return runs
+
+
+@contextlib.contextmanager
+def _speaking(database: str | Path) -> Iterator[None]:
+    """Turn what MLflow and sqlite raise, such as on a full disk or a damaged file, into one line with a way out."""
+    try:
+        yield
+    except Exception as error:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if not isinstance(error, MlflowException | SQLAlchemyError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise PerflowError(
+            f"{database}: MLflow cannot use it ({reason}); make room or allow writing there, or delete it "
+            "(it is rebuilt from results/), and run the same command again"
+        ) from None
 
 
 def _all(study: dict[str, Any], results: Path) -> list[Record]:

@@ -51,6 +51,39 @@ def test_the_content_hash_sees_names_shapes_dtypes_and_values_but_not_order():
     assert len({same, *map(artifacts.tensor_hash, others)}) == len(others) + 1
 
 
+WRITERS = """
+import resource, signal, sys, torch
+from pathlib import Path
+from perflow import artifacts, images
+from perflow.datasets import store
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+rows = [{"image": bytes(5000), "text": "a", "label_a": 0, "a": "b"}]
+for name, write in {
+    "a.txt": lambda path: artifacts.write_text(path, "x" * 5000),
+    "a.json": lambda path: artifacts.write_json(path, ["x"] * 5000),
+    "a.zip": lambda path: artifacts.write_archive(path, {"a": bytes(5000)}),
+    "a.safetensors": lambda path: artifacts.write_tensors(path, {"a": torch.zeros(5000)}, {}),
+    "a.parquet": lambda path: store.write(path, rows, ["a"]),
+}.items():
+    try:
+        write(Path(sys.argv[1], name))
+    except artifacts.PerflowError as error:
+        print(error)
+"""
+
+
+def test_whoever_writes_what_there_is_no_room_for_the_file_is_named(tmp_path):
+    names = ["a.txt", "a.json", "a.zip", "a.safetensors", "a.parquet"]
+    for name in names:
+        (tmp_path / name).write_text("old")
+    done = subprocess.run([sys.executable, "-c", WRITERS, tmp_path], capture_output=True, text=True, check=True)
+    for name, line in zip(names, done.stdout.splitlines(), strict=True):
+        assert line.startswith(f"{tmp_path / name}: cannot be written ("), line
+        assert line.endswith("); make room or allow writing there, and run the same command again")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert {(tmp_path / name).read_text() for name in names} == {"old"}
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "x.json"
     artifacts.write_json(path, {"old": 1})

@@ -1,6 +1,7 @@
 """The training loop: exact resume, real warm-up, an average in fp32, and no silent divergence."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -139,6 +140,36 @@ def test_weights_that_overflow_are_never_kept_nor_handed_on(last, tmp_path):
         seen.extend(loop.run(overflowing))
     assert seen[-1].step == poisoned_at
     assert finite(Loop(network(), OPTIM, tmp_path))
+
+
+@pytest.mark.parametrize("first", [60, 62])
+def test_a_long_training_notices_within_a_two_hundredth_of_its_steps(first, tmp_path):
+    def poisoned(model: nn.Module, step: int) -> torch.Tensor:
+        return loss(model, step) * (math.nan if step == first else 1.0)
+
+    loop = Loop(network(), OPTIM.model_copy(update={"steps": 600}), tmp_path, save_seconds=0)
+    with pytest.raises(PerflowError, match=r"by step \d+ of 600") as caught:
+        list(loop.run(poisoned))
+    noticed, kept = (int(found) for found in re.findall(r"step (\d+)", str(caught.value)))
+    assert first < noticed <= first + 3
+    assert first - 3 < kept <= first
+    assert finite(Loop(network(), OPTIM, tmp_path))
+
+
+def test_the_norm_that_is_logged_is_the_gradients_before_it_is_clipped(tmp_path):
+    expected = []
+
+    def watched(model: nn.Module, step: int) -> torch.Tensor:
+        value = 100 * loss(model, step)
+        gradients = torch.autograd.grad(value, list(model.parameters()), retain_graph=True)
+        expected.append(float(torch.cat([gradient.reshape(-1) for gradient in gradients]).norm()))
+        return value
+
+    loop = Loop(network(), OPTIM, tmp_path)
+    yielded = [step.grad_norm for step in loop.run(watched)]
+    assert yielded == pytest.approx(expected, rel=1e-5)
+    assert [point["grad_norm"] for point in loop.curve] == yielded
+    assert max(expected) > OPTIM.clip
 
 
 def test_an_altered_state_is_named_and_not_resumed(tmp_path):

@@ -497,6 +497,19 @@ def test_a_kernel_of_another_environment_is_refused(collected, root, published, 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_killed_kernel_is_one_line(tmp_path) -> None:
+    import nbformat
+
+    cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]}),
+             nbformat.v4.new_code_cell("import os; os.kill(os.getpid(), 9)")]  # fmt: skip
+    kernel = {"name": "python3", "language": "python", "display_name": "Python"}
+    book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(book, tmp_path / "a.ipynb")
+    with pytest.raises(PerflowError, match=r"a\.ipynb: its kernel was killed; the same command"):
+        report.render(tmp_path / "a.ipynb", tmp_path, tmp_path, tmp_path / "report.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ipynb"]
+
+
 def test_the_notebook_is_prose_and_calls(root: Path) -> None:
     book = json.loads((root / "notebooks/report.ipynb").read_text())
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -259,6 +261,21 @@ def test_a_database_that_was_moved_says_what_to_do(home: Path) -> None:
     sync(home)
     with pytest.raises(PerflowError, match=r"delete .*mlflow\.db"):
         tracking.sync(home / "results/specs/study.json", home / "results", home / "mlflow.db", home / "elsewhere")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "overwritten"])
+def test_a_damaged_database_is_one_line_and_is_made_anew_when_deleted(home: Path, damage: str) -> None:
+    runs, database = sync(home), home / "mlflow.db"
+    content = database.read_bytes()
+    database.write_bytes(content[: len(content) // 3] if damage == "truncated" else b"\xff" * 5000 + content[5000:])
+    track = [sys.executable, "-m", "perflow", "track", "--artifacts", str(home / "mlruns")]
+    track += ["--results", str(home / "results"), "--database", str(database)]
+    said = subprocess.run(track, capture_output=True, text=True, check=False).stderr.splitlines()
+    assert re.fullmatch(r"perflow: .*mlflow\.db: MLflow cannot use it \(.*\); .* delete it .*", said[-1])
+    assert not any("Traceback" in line for line in said)
+    database.unlink()
+    subprocess.run(track, capture_output=True, check=True)
+    assert json.loads((home / "results/runs.json").read_text()) == runs
 
 
 def test_the_same_place_by_another_path_is_the_same_place(home: Path) -> None:

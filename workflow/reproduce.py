@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from typing import TextIO
 import record
 
 ROOT = Path(__file__).resolve().parents[1]
+_ROOM = 2**20
+"""Bytes that must be free where a study lies."""
 
 
 def _taken(lock: TextIO) -> bool:
@@ -29,6 +32,30 @@ def _taken(lock: TextIO) -> bool:
         except OSError:
             time.sleep(0.1)
     return False
+
+
+def _unwritable(place: object, reason: object) -> str:
+    """The line for what cannot be written."""
+    advice = "make room or allow writing there, and run the same command again"
+    return f"perflow: {place}: cannot be written ({reason}); {advice}"
+
+
+def _check_room(home: Path) -> None:
+    """Exit with one line where Snakemake could not even keep its own files, of which it would say so at length."""
+    own = home / ".snakemake"
+    own.mkdir(parents=True, exist_ok=True)
+    for folder in (home, own, *own.glob("*/")):
+        if folder.is_dir() and not os.access(folder, os.W_OK):
+            sys.exit(_unwritable(folder, "read-only"))
+    if shutil.disk_usage(home).free < _ROOM:
+        sys.exit(_unwritable(home, f"less than {_ROOM // 2**20} MiB left"))
+
+
+def _verified(study: Path, home: Path) -> int:
+    """0 if every file is as it was made: Snakemake reads no file that nothing is made from, such as a table."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    verify = [sys.executable, "-m", "perflow", "verify", str(study), "--home", str(home), "--quiet"]
+    return subprocess.run(verify, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}).returncode
 
 
 def main() -> int:
@@ -44,7 +71,7 @@ def main() -> int:
         if rest:
             parser.error(f"only a whole run is recorded: --record does not go with {' '.join(rest)}")
         record.check(ROOT, study)
-    home.mkdir(parents=True, exist_ok=True)
+    _check_room(home)
     snakemake = [
         sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(home),
         "--config", f"study={study}", "--cores", arguments.cores, *rest,
@@ -66,6 +93,8 @@ def main() -> int:
         lock.write(str(os.getpid()))
         lock.flush()
         status = subprocess.run(snakemake, check=False, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
+        if status == 0 and not rest:
+            status = _verified(study, home)
         if status == 0 and arguments.record:  # under the lock: nothing changes meanwhile
             status = record.record(ROOT, study, home)
         if status >= 0:  # it ended by itself, and took its lock away
@@ -78,3 +107,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit("perflow: stopped; the same command goes on from here")
+    except OSError as error:
+        sys.exit(_unwritable(error.filename or ".perflow.lock", error.strerror))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click
 from pydantic import ValidationError
 
 from perflow import __version__
-from perflow.errors import PerflowError
+from perflow.errors import PerflowError, refused, unwritable
 
 FILE = click.Path(path_type=Path)
 
@@ -43,12 +42,10 @@ class _Group(click.Group):
         except ValidationError as error:
             sys.exit(f"perflow: --spec: not a spec of this verb ({error.errors()[0]['msg']})")
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            if not refused(error):
                 raise
-            place = f"{error.filename}: " if error.filename else ""
-            sys.exit(
-                f"perflow: {place}{error.strerror}; make room or allow writing there, and run the same command again"
-            )
+            place = error.filename2 or error.filename or f"what perflow {ctx.invoked_subcommand} makes"
+            sys.exit(f"perflow: {unwritable(place, error.strerror)}")
         except KeyboardInterrupt:
             sys.exit("perflow: stopped; the same command goes on from here")
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from perflow.cli.group import FILE, main
+from perflow.errors import PerflowError
 
 _params = click.argument("params", type=FILE, default="params.yaml")
 _home = click.option(
@@ -24,6 +25,14 @@ def _study(params: Path, home: Path | None) -> tuple[Any, Path]:
 
     found = config.home(params).relative_to(Path.cwd()) if home is None else home
     return config.load(params), found
+
+
+def _first(rows: Iterable[Any], good: tuple[str, ...]) -> None:
+    """Print nothing; PerflowError with the first line of what is not ``good``, in the order of making."""
+    found = list(rows)
+    bad = [row for row in found if row.state not in good]
+    if bad:
+        raise PerflowError(f"{bad[0].lines[0]} ({len(bad)} of {len(found)} artifacts; perflow verify lists them)")
 
 
 def _list(rows: Iterable[Any], states: tuple[str, ...], good: tuple[str, ...]) -> None:
@@ -48,7 +57,8 @@ def _list(rows: Iterable[Any], states: tuple[str, ...], good: tuple[str, ...]) -
     "--tolerance", type=click.FloatRange(0), default=None,
     help="With --against: how far a metric may differ, in half widths of its interval [default: 1].",
 )  # fmt: skip
-def verify(params: Path, home: Path | None, against: Path | None, tolerance: float | None) -> None:
+@click.option("--quiet", is_flag=True, help="Say nothing of what is ok, and only the first thing that is not.")
+def verify(params: Path, home: Path | None, against: Path | None, tolerance: float | None, quiet: bool) -> None:
     """Compute every hash of a study again: is each artifact ok, stale, altered or missing?
 
     With --against: has another clone or machine the same specs and the same bytes, and if not bytes, how far
@@ -58,10 +68,14 @@ def verify(params: Path, home: Path | None, against: Path | None, tolerance: flo
 
     study, place = _study(params, home)
     if against is None:
-        _list(keeping.verify(study, place), keeping.STATES, ("ok",))
+        found, states, good = keeping.verify(study, place), keeping.STATES, ("ok",)
     else:
         found = keeping.compare(study, place, against, keeping.TOLERANCE if tolerance is None else tolerance)
-        _list(found, keeping.DIFFERENCES, ("same", "differs", "near"))
+        states, good = keeping.DIFFERENCES, ("same", "differs", "near")
+    if quiet:
+        _first(found, good)
+    else:
+        _list(found, states, good)
 
 
 @main.command()

@@ -38,6 +38,7 @@ def render(notebook: str | Path, results_dir: str | Path, published: str | Path,
 
 def _executed(notebook: str | Path, parameters: dict[str, str]) -> Any:
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     if not Path(notebook).is_file():
         raise PerflowError(f"{notebook}: no such notebook")
@@ -50,6 +51,8 @@ def _executed(notebook: str | Path, parameters: dict[str, str]) -> Any:
             )  # fmt: skip
         except papermill.PapermillExecutionError as error:
             raise PerflowError(f"{notebook}: cell {error.exec_count} failed: {error.ename}: {error.evalue}") from None
+        except DeadKernelError:
+            raise PerflowError(f"{notebook}: its kernel was killed; the same command makes the report") from None
 
 
 def normalised(book: Any) -> Any:

@@ -1,12 +1,16 @@
 """Killed anywhere, the same command ends with the same bytes; a damaged file is named and mended."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
+
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -104,3 +108,33 @@ def test_a_flipped_bit_stops_the_run_by_name_and_one_deletion_mends_it(victim, r
     (folder / made_by).unlink()
     repository.run()
     assert repository.hashes() == reference.hashes()
+
+
+@pytest.mark.parametrize("dated", [True, False], ids=["with a new date", "with the old date"])
+def test_a_damaged_table_that_nothing_is_made_from_is_named_by_the_same_command(dated, reference, repository):
+    """Snakemake has nothing to do, or makes a page of it: every file is looked at in the end."""
+    table = repository.home / "results/tables/main.csv"
+    before = table.stat()
+    table.write_bytes(table.read_bytes()[:-40])
+    if not dated:
+        os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
+    done = repository.run(check=False)
+    assert done.returncode != 0
+    assert "main.csv: altered or truncated" in done.stdout.splitlines()[-1]
+    table.unlink()
+    repository.run()
+    assert repository.hashes() == reference.hashes()
+
+
+def test_a_short_campaign_of_what_is_not_tried_above(reference, tmp_path):
+    """``make torture`` is the long one: a full disk and a read-only folder need a file system of their own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.workflow.torture", "--begin", reference.root, "--kills", "3", "--longest", "9",
+         "--kinds", "full disk,read-only,truncated", "--forget", "results/students/eps-perflow-k2-s0",
+         "--out", tmp_path / "counts.json"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert sum(counts["survived"].values()) == 3
+    assert counts["faults"] == []

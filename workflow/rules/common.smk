@@ -1,6 +1,8 @@
 """The study this run is about, and what a row depends on."""
 
+import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -10,13 +12,27 @@ from pathlib import Path
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
+from snakemake.logging import logger as snakemake_logger
+
 from perflow import config as perflow_config
-from perflow.errors import PerflowError
+from perflow.errors import PerflowError, refused, unwritable
 
 STUDY_FILE = ROOT / config.get("study", "params.yaml")
 # The repository as seen from the study's home: relative, so that another place on the disk reruns nothing.
 HERE = Path(os.path.relpath(ROOT))
 GPU = int(shutil.which("nvidia-smi") is not None)
+
+
+def one_line(record):
+    """What Snakemake itself may not write: the file's name instead of a traceback."""
+    found = re.search(r"\[Errno (\d+)\] ([^:]+)(?:: '(.+)')?\s*$", record.getMessage())
+    if hasattr(record, "exception") and found and refused(OSError(int(found[1]), found[2])):
+        record.msg, record.args = f"perflow: {unwritable(found[3] or Path.cwd(), found[2])}", ()
+    return True
+
+
+snakemake_logger.addFilter(one_line)
+logging.raiseExceptions = False  # its log may be the file there is no room for
 
 try:
     STUDY = perflow_config.load(STUDY_FILE)
@@ -24,13 +40,15 @@ try:
         if row.weights and not (HERE / row.weights).is_file():
             raise PerflowError(f"{STUDY_FILE}: extractors.{name}.weights: no file {ROOT / row.weights}")
     perflow_config.write_specs(STUDY, label=Path(os.path.relpath(Path.cwd(), ROOT)).as_posix())
+    # The ids of runs in a database that is gone say nothing: track makes them anew.
+    if not (ROOT / "mlflow.db").exists():
+        Path("results/runs.json").unlink(missing_ok=True)
 except PerflowError as error:
     sys.exit(f"perflow: {error}")
-
-
-# The ids of runs in a database that is gone say nothing: track makes them anew.
-if not (ROOT / "mlflow.db").exists():
-    Path("results/runs.json").unlink(missing_ok=True)
+except OSError as error:
+    if not refused(error):
+        raise
+    sys.exit(f"perflow: {unwritable(error.filename, error.strerror)}")
 
 
 # `perflow` in the rules is the command of the interpreter that runs Snakemake, whatever PATH says: in a fork of a warm

@@ -22,7 +22,7 @@ rule collect:
         "logs/collect.log",
     threads: 1
     shell:
-        "perflow collect --published {input.published:q} 2> {log:q} || (cat {log:q} >&2; exit 1)"
+        "perflow collect --published {input.published:q} 2>&1 | (tee {log:q} >&2 || true)"
 
 
 rule report:
@@ -39,7 +39,7 @@ rule report:
     threads: 1
     shell:
         "perflow report --notebook {input.notebook:q} --published {input.published:q} --out {output.page:q}"
-        " 2> {log:q} || (cat {log:q} >&2; exit 1)"
+        " 2>&1 | (tee {log:q} >&2 || true)"
 
 
 rule track:
@@ -57,4 +57,4 @@ rule track:
         artifacts=str(HERE / "mlruns"),
     shell:
         "perflow track --database {params.database:q} --artifacts {params.artifacts:q} --report {input.page:q}"
-        " 2> {log:q} || (cat {log:q} >&2; exit 1)"
+        " 2>&1 | (tee {log:q} >&2 || true)"
