@@ -54,8 +54,9 @@ class PairCache:
         what = "a manifest of window pairs"
         manifest = artifacts.read_object(manifest_path, what, shards=list, edges=list, teacher=dict, conditions=dict)
         artifacts.has(manifest["teacher"], manifest_path, what, name=str, sha256=str)
-        conditions, header = artifacts.read_tensors(artifacts.beside(manifest_path, manifest["conditions"]))
-        captions = len(header.get("captions") or ())
+        path = artifacts.beside(manifest_path, manifest["conditions"])
+        conditions, header = artifacts.read_tensors(path)
+        captions = len(artifacts.has(header, path, "the conditions of window pairs", captions=list)["captions"])
         parts = [artifacts.tensors_beside(manifest_path, entry, *_SHARD) for entry in manifest["shards"]]
         whole = all(value.ndim > 0 and len(value) == captions for value in conditions.values())
         if not whole or not _fit(parts, len(manifest["edges"]) - 1, captions):

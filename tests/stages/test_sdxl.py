@@ -9,13 +9,16 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 import perflow
 from perflow import artifacts, config, delta
 from perflow.cli import main
+from perflow.config import rows
 from perflow.config.load import read_yaml
 from perflow.config.rows import Trial
 from perflow.core.rng import normal
 from perflow.datasets.digits import words
 from perflow.errors import PerflowError
+from perflow.integrations import single_file
 from perflow.integrations.merge import merge
-from perflow.models import handle
+from perflow.models import folder as pipeline_folder
+from perflow.models import handle, sources
 from perflow.models.drawer import Drawer
 from perflow.models.sdxl import SDXL
 from perflow.pairs import PairCache
@@ -273,3 +276,47 @@ def test_a_schedule_is_never_assumed(xl, tmp_path):
     want = DDIMScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.03)  # Euler's own default beta_start
     assert torch.equal(SDXL(folder).schedule.alphas_cumprod, want.alphas_cumprod.double())
     assert handle.load(xl.handle("xl")).base.clip is None
+
+
+def original(folder):
+    """A pipeline's tensors under the names of the files that SDXL is published as (Stability's, with OpenCLIP's)."""
+    network = pipeline_folder.tensors(folder / "unet")
+    added = {key: value for key, value in network.items() if key.startswith("add_embedding.")}
+    names = {key: value for key, value in network.items() if key not in added}
+    whole = {f"model.diffusion_model.{single_file.network_name(key, names)}": value for key, value in names.items()}
+    for key, value in added.items():
+        _, layer, kind = key.split(".")
+        whole[f"model.diffusion_model.label_emb.0.{0 if layer == 'linear_1' else 2}.{kind}"] = value
+    vae = pipeline_folder.tensors(folder / "vae")
+    for key, value in single_file._convolved(vae).items():
+        whole[f"first_stage_model.{single_file.autoencoder_name(key, vae)}"] = value
+    for key, value in pipeline_folder.tensors(folder / "text_encoder").items():
+        whole[f"conditioner.embedders.0.transformer.text_model.{key.removeprefix('text_model.')}"] = value
+    second, prefix = pipeline_folder.tensors(folder / "text_encoder_2"), "conditioner.embedders.1.model."
+    plain = {"embeddings.position_embedding.weight": "positional_embedding", "final_layer_norm.": "ln_final.",
+             "embeddings.token_embedding.weight": "token_embedding.weight", "encoder.layers.": "transformer.resblocks.",
+             "layer_norm1": "ln_1", "layer_norm2": "ln_2", ".fc1.": ".c_fc.", ".fc2.": ".c_proj.",
+             ".self_attn.": ".attn."}  # fmt: skip
+    whole[f"{prefix}text_projection"] = second.pop("text_projection.weight").T.contiguous()
+    for key in [key for key in second if ".q_proj." in key]:
+        three = [second.pop(key.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+        second[key.replace(".q_proj.", ".in_proj_")] = torch.cat(three)
+    for key, value in second.items():
+        name = key.removeprefix("text_model.")
+        for was, new in plain.items():
+            name = name.replace(was, new)
+        whole[prefix + name] = value
+    return whole
+
+
+def test_a_single_file_is_the_same_base(xl, tmp_path):
+    folder = xl.path("checkpoint")
+    artifacts.write_tensors(tmp_path / "one.safetensors", original(folder), {})
+    source = rows.Source(file=str(tmp_path / "one.safetensors"), config=str(folder))
+    sources.take(source, tmp_path / "taken")
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        got, want = (pipeline_folder.tensors(place / part) for place in (tmp_path / "taken", folder))
+        assert got.keys() == want.keys()
+        assert all(torch.equal(value, got[key]) for key, value in want.items()), part
+    got, want = (SDXL(place).embed(PROMPTS) for place in (tmp_path / "taken", folder))
+    assert all(torch.equal(value, got[key]) for key, value in want.items())
