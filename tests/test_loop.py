@@ -142,6 +142,19 @@ def test_weights_that_overflow_are_never_kept_nor_handed_on(last, tmp_path):
     assert finite(Loop(network(), OPTIM, tmp_path))
 
 
+def test_an_average_that_overflowed_is_never_kept(tmp_path):
+    def watched(model: nn.Module, step: int) -> torch.Tensor:
+        if step == 11:
+            loop.ema[0].weight.data.fill_(torch.finfo(torch.float32).max)
+            loop.ema[0].weight.data.mul_(2)
+        return loss(model, step)
+
+    loop = Loop(network(), OPTIM, tmp_path, save_seconds=0)
+    with pytest.raises(PerflowError, match=r"largest weight (inf|nan) by step 12 of 23; the state of step 11 is kept"):
+        list(loop.run(watched))
+    assert finite(Loop(network(), OPTIM, tmp_path))
+
+
 @pytest.mark.parametrize("first", [60, 62])
 def test_a_long_training_notices_within_a_two_hundredth_of_its_steps(first, tmp_path):
     def poisoned(model: nn.Module, step: int) -> torch.Tensor:

@@ -5,6 +5,7 @@
 A reference run is made first. Then a run is struck at a random moment, the same command is given again, struck
 again, and so on; every study that comes to its end must have the reference's bytes. A run that fails must say why
 in one line; where that line names a file to delete, it is deleted. ``tests/workflow/faults.py`` holds the kinds.
+Ctrl-C ends the striking: the study is let come to its end, compared and counted. A second one stops at once.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Campaign:
         self.random = random.Random(seed)
         self.asked = [kind for kind in faults.KINDS if any(word in kind for word in kinds.split(","))]
         self.kinds = {kind: faults.KINDS[kind] for kind in self.asked if faults.possible(kind, mounted)}
+        self.strikes = 0
         self.process: subprocess.Popen | None = None
         self.struck: Counter[str] = Counter()
         self.survived: Counter[str] = Counter()
@@ -59,9 +61,10 @@ class Campaign:
 
         Kinds come as from a deck of cards, so each comes as often as the others.
         """
+        self.strikes = strikes
         self._forget()
         deck: list[str] = []
-        while sum(self.struck.values()) < strikes:
+        while self.struck.total() < self.strikes:
             deck = deck or self.random.sample(sorted(self.kinds), len(self.kinds))
             before = self.struck.total()
             if self._command(deck[-1], self.random.uniform(0.5, longest)):
@@ -114,6 +117,11 @@ class Campaign:
             )  # fmt: skip
         self.process = process
         return process, log
+
+    def enough(self, *_: object) -> None:
+        """End the striking; another interrupt stops at once."""
+        self.strikes = 0
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def stop(self) -> None:
         """Kill what still runs."""
@@ -231,6 +239,7 @@ def main() -> int:
             repository.run()
             print(f"reference made in {time.monotonic() - begun:.0f} s", flush=True)
         campaign = Campaign(repository, given.seed, mounted, given.kinds, given.forget)
+        signal.signal(signal.SIGINT, campaign.enough)
         try:
             campaign.run(given.kills, given.longest)
         except KeyboardInterrupt:
