@@ -7,7 +7,8 @@ import torch
 import perflow
 from perflow import artifacts
 from perflow.core.rng import generator, normal
-from perflow.models import drawer, handle
+from perflow.models import handle
+from perflow.models.parts import Parts
 from perflow.stages import train as stage
 from perflow.stages.draw import draw
 from perflow.stages.sample import sample
@@ -51,7 +52,7 @@ def test_interrupted_with_its_target_it_ends_with_the_same_bytes(lcm, tmp_path, 
 
 def test_noise_added_on_the_way_belongs_to_the_item(lcm, tmp_path, monkeypatch):
     whole = drawn(lcm, tmp_path / "whole/manifest.json")
-    monkeypatch.setattr(drawer, "_CHUNK", 24)  # 64 items: the last chunk is padded
+    monkeypatch.setattr(Parts, "chunk", 24)  # 64 items: the last chunk is padded
     for name, latents in drawn(lcm, tmp_path / "parts/manifest.json").items():
         torch.testing.assert_close(latents, whole[name], rtol=1e-4, atol=1e-4)
     monkeypatch.undo()
