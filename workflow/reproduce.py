@@ -58,6 +58,11 @@ def _verified(study: Path, home: Path) -> int:
     return subprocess.run(verify, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}).returncode
 
 
+def _locked(home: Path) -> bool:
+    """Whether a lock of Snakemake's lies there."""
+    return any((home / ".snakemake" / "locks").glob("*"))
+
+
 def main() -> int:
     """Parse the command line, take the lock, run; returns Snakemake's status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -81,14 +86,16 @@ def main() -> int:
             lock.seek(0)
             sys.exit(f"perflow: {home} is at work in process {lock.read().strip() or '?'}; wait for it or stop it")
         # Snakemake inherits the lock, so it holds as long as either lives. A process id left in the file is that of
-        # a run that was killed: only then is a lock of Snakemake's stale, and not another Snakemake's own.
+        # a run that was killed, or could not take its lock away: only then is a lock of Snakemake's stale, and not
+        # another Snakemake's own.
         lock.seek(0)
-        if lock.read().strip() and any((home / ".snakemake" / "locks").glob("*")):
+        if lock.read().strip() and _locked(home):
             unlocked = subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=False, cwd=ROOT)
             if unlocked.returncode:
                 sys.exit(
                     f"perflow: {home}: the lock of a run that was killed is still there; run the same command again"
                 )
+        another = _locked(home)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -97,7 +104,7 @@ def main() -> int:
             status = _verified(study, home)
         if status == 0 and arguments.record:  # under the lock: nothing changes meanwhile
             status = record.record(ROOT, study, home)
-        if status >= 0:  # it ended by itself, and took its lock away
+        if another or not _locked(home):  # it ended by itself, and took its lock away
             lock.truncate(0)
         return status
 

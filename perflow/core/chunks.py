@@ -21,12 +21,13 @@ Rows = TypeVar("Rows", Tensor, dict[str, Tensor])
 def fitting(positions: int, device: str) -> int:
     """Rows of a chunk, from 1 to ``MOST``, for a network on latents of ``positions`` = height x width.
 
-    A function of the model and the kind of device alone, or bytes would depend on how much is asked for. A CPU is
-    busy with few rows of a large network, and padding is what a short request waits for: there the size falls with
-    the square of the positions (128 at 8 x 8, 8 at 16 x 16, 1 from 32 x 32). A GPU wants more of them at once.
+    A function of the model and the kind of device alone, or bytes would depend on how much is asked for. Up to 8 x 8 a
+    call costs more than its rows. Beyond, a CPU is busy with few rows, and padding is what a short request waits for:
+    4 at 16 x 16, 1 from 32 x 32. A GPU wants more of them at once: 16 at 64 x 64, 4 at 128 x 128.
     """
-    rows = MOST * 64**2 // positions**2 if device == "cpu" else 2**16 // positions
-    return min(max(rows, 1), MOST)
+    if device == "cpu":
+        return max(2**10 // positions, 1) if positions > 64 else MOST
+    return min(max(2**16 // positions, 1), MOST)
 
 
 def chunked(function: Callable[..., Rows], size: int, *rows: Tensor) -> Rows:

@@ -41,9 +41,9 @@ class SDXL(StableDiffusion):
     @cached_property
     def text_2(self) -> tuple[Any, nn.Module]:
         """The second tokenizer and text model."""
-        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+        from transformers import CLIPTextModelWithProjection
 
-        return self._read(CLIPTokenizer, "tokenizer_2"), self._load(CLIPTextModelWithProjection, "text_encoder_2")
+        return self._tokenizer("tokenizer_2"), self._load(CLIPTextModelWithProjection, "text_encoder_2")
 
     def network(self, unet: nn.Module | None = None) -> Any:
         """``network(x, timestep, condition) -> raw output`` of ``unet`` (default: the base's)."""

@@ -19,6 +19,7 @@ from perflow import artifacts
 from perflow.core.chunks import chunked
 from perflow.core.schedule import Schedule
 from perflow.errors import PerflowError
+from perflow.models import folder as pipeline_folder
 from perflow.models import prediction_type
 from perflow.models.parts import Parts
 
@@ -46,11 +47,21 @@ class StableDiffusion(Parts):
     @cached_property
     def text(self) -> tuple[Any, nn.Module]:
         """Tokenizer and text model."""
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        return self._read(CLIPTokenizer, "tokenizer"), self._load(CLIPTextModel, "text_encoder")
+        return self._tokenizer("tokenizer"), self._load(CLIPTextModel, "text_encoder")
+
+    def _tokenizer(self, part: str) -> Any:
+        """A tokenizer by the class that the pipeline names; another may read its files, and take all words for none."""
+        import transformers
+
+        library, name = pipeline_folder.parts(pipeline_folder.index(self.folder)).get(part, ["", ""])
+        kind = getattr(transformers, name, None) if library == "transformers" else None
+        if kind is None:
+            raise PerflowError(f"{self.folder}: its {part} '{library} {name}' is none of transformers")
+        return self._read(kind, part)
 
     @property
     def resolution(self) -> int:

@@ -237,7 +237,7 @@ def test_a_class_is_a_condition_and_its_null_class_lets_it_be_guided(px, root, t
 def test_items_do_not_depend_on_how_many_are_drawn(px):
     trial = Trial(name="t", solver="window", steps=2, guidance=1.0, nfe=2)
     few, many = (Drawer.load(px.handle(STUDENT), "cpu", [""] * count, 1, 0) for count in (3, 21))
-    assert many.model.base.chunk == 8
+    assert many.model.base.chunk == 4
     assert torch.equal(few.draw(trial, few.noise(0)), many.draw(trial, many.noise(0))[:3])
 
 

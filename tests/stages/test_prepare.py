@@ -14,13 +14,17 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import TokenizersBackend
 
 from perflow import artifacts
 from perflow.errors import PerflowError
 from perflow.integrations import single_file
 from perflow.models import folder as pipeline_folder
 from perflow.models import handle
+from perflow.models.stable_diffusion import StableDiffusion
 from perflow.stages.prepare import prepare
 from tests.stages.conftest import grown, teach
 
@@ -93,6 +97,30 @@ def test_a_checkpoint_cannot_name_a_part_outside_its_folder(part, taken, checkpo
     _, call = taken({"folder": str(checkpoint)})
     with pytest.raises(PerflowError, match=r"model_index\.json: '.*escaped' is no part's name"):
         prepare(*call)
+
+
+def test_prompts_are_read_by_the_tokenizer_that_the_checkpoint_names(checkpoint):
+    """CLIPTokenizer reads these files without complaint, and takes every prompt for the empty one."""
+    words = {"<|startoftext|>": 0, "<|endoftext|>": 1, "red": 2, "blue": 3, "seven": 4}
+    own = Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>"))
+    own.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    own.post_processor = processors.TemplateProcessing(
+        single="<|startoftext|> $A <|endoftext|>", special_tokens=[(word, words[word]) for word in list(words)[:2]]
+    )
+    shutil.rmtree(checkpoint / "tokenizer")
+    named = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "model_max_length": 12}
+    TokenizersBackend(tokenizer_object=own, **named).save_pretrained(checkpoint / "tokenizer")
+    index = artifacts.read_json(checkpoint / "model_index.json")
+    artifacts.write_json(checkpoint / "model_index.json", index | {"tokenizer": ["transformers", "TokenizersBackend"]})
+    prompts = ["red seven", "blue seven"]
+    got = StableDiffusion(checkpoint).embed(prompts)["text"]
+    pipe = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
+    want, _ = pipe.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=False)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(got[0], got[1])
+    artifacts.write_json(checkpoint / "model_index.json", index | {"tokenizer": ["own_code", "Reader"]})
+    with pytest.raises(PerflowError, match="its tokenizer 'own_code Reader' is none of transformers"):
+        StableDiffusion(checkpoint).embed(prompts)
 
 
 def test_a_half_precision_checkpoint_is_known_by_its_values(taken, checkpoint):

@@ -205,20 +205,24 @@ def _mount(*arguments: object) -> None:
     subprocess.run(["mount", *map(str, arguments)], check=True)
 
 
-def enter_namespace(module: str) -> bool:
-    """Start this program again in a mount namespace of its own; True if it is in one, False if there can be none.
+def unshare() -> list[str]:
+    """What starts a command in a mount namespace of its own; empty if there can be none.
 
     What is mounted there is seen by nobody else, and is gone with the last process, however that ends.
     """
+    command = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
+    possible = shutil.which("unshare") and subprocess.run([*command, "true"], check=False, capture_output=True)
+    return command if possible and possible.returncode == 0 else []
+
+
+def enter_namespace(module: str) -> bool:
+    """Start this program again in a mount namespace of its own; True if it is in one, False if there can be none."""
     if os.environ.get("PERFLOW_NAMESPACE"):
         return True
-    unshare = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
-    try:
-        subprocess.run([*unshare, "true"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    os.environ["PERFLOW_NAMESPACE"] = "1"
-    os.execvp(unshare[0], [*unshare, sys.executable, "-m", module, *sys.argv[1:]])
+    if command := unshare():
+        os.environ["PERFLOW_NAMESPACE"] = "1"
+        os.execvp(command[0], [*command, sys.executable, "-m", module, *sys.argv[1:]])
+    return False
 
 
 def mount_room(folder: Path) -> None:

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.conftest import ROOT
+from tests.workflow import faults
 
 
 @pytest.fixture
@@ -138,3 +139,24 @@ def test_a_short_campaign_of_what_is_not_tried_above(reference, tmp_path):
     counts = json.loads((tmp_path / "counts.json").read_text())
     assert sum(counts["survived"].values()) == 3
     assert counts["faults"] == []
+
+
+@pytest.mark.skipif(not faults.unshare(), reason="no file system can be mounted here")
+def test_a_lock_that_could_not_be_taken_away_is_taken_away_by_the_next_run(reference, repository):
+    """Snakemake's folder becomes read-only while it works: it ends by itself, and its lock stays."""
+    shutil.rmtree(repository.home / "results/students/eps-perflow-k2-s0")
+    script = """
+        cd "$1"; shift; "$@" &
+        until grep -qs train logs/train/eps-perflow-k2-s0.log; do sleep 0.1; done
+        mount --bind .snakemake .snakemake; mount --options remount,bind,ro .snakemake; wait $!
+    """
+    (repository.home / "logs/train/eps-perflow-k2-s0.log").unlink()
+    done = subprocess.run(
+        [*faults.unshare(), "bash", "-c", script, "stuck", repository.home, *repository.command()],
+        env=repository.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert ".snakemake" in [line for line in done.stdout.splitlines() if line.startswith("perflow:")][-1]
+    assert list((repository.home / ".snakemake/locks").iterdir())
+    repository.run()
+    assert repository.hashes() == reference.hashes()
