@@ -1,4 +1,4 @@
-"""Window pairs on disk and in memory: the one currency between teacher and student.
+"""Window pairs on disk: the one currency between teacher and student.
 
 A cache is a folder: ``shard-00000.safetensors`` … with ``start``, ``end`` [n, *latent] fp32, ``k`` [n]
 and ``caption`` [n]; ``conditions.safetensors`` with the embedding of each distinct caption, the empty
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from perflow import artifacts
+from perflow.artifacts import Place
 from perflow.errors import PerflowError
+from perflow.stored import Files, Stored
 
 MANIFEST = "manifest.json"
 CONDITIONS = "conditions.safetensors"
@@ -23,7 +25,7 @@ _SHARD = ("start", "end", "k", "caption")
 
 
 class PairBatch(NamedTuple):
-    """B window pairs: x at the window's start and end [B, *latent], window k [B], condition [B, ...]."""
+    """B window pairs: x at the window's start and end [B, *latent], window k [B] on the CPU, condition [B, ...]."""
 
     start: Tensor
     end: Tensor
@@ -38,51 +40,79 @@ def shard_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class PairCache:
-    """A cache read into memory, each file checked against the manifest."""
+    """A cache whose pairs stay on disk and are read batch by batch; eight bytes a pair are in memory."""
 
     manifest: dict[str, Any]
-    start: Tensor
-    end: Tensor
+    start: Stored
+    end: Stored
     k: Tensor
     caption: Tensor
-    conditions: Tensor
+    conditions: Stored
+    device: torch.device
 
     @classmethod
-    def load(cls, manifest_path: str | Path, device: str | torch.device = "cpu") -> PairCache:
-        """Read a cache; PerflowError naming the file that is missing, altered or truncated."""
+    def load(
+        cls, manifest_path: str | Path, device: str | torch.device = "cpu", share: slice = slice(None)
+    ) -> PairCache:
+        """Open a cache; PerflowError naming the file that is missing, altered or truncated.
+
+        The files of ``share`` are checked against the manifest's sha256: of several processes on one cache each
+        takes its own. Their form is checked in any case.
+        """
         what = "a manifest of window pairs"
         manifest = artifacts.read_object(manifest_path, what, shards=list, edges=list, teacher=dict, conditions=dict)
         artifacts.has(manifest["teacher"], manifest_path, what, name=str, sha256=str)
-        conditions = artifacts.tensors_beside(manifest_path, manifest["conditions"], "conditions")["conditions"]
-        parts = [artifacts.tensors_beside(manifest_path, entry, *_SHARD) for entry in manifest["shards"]]
-        if not _fit(parts, len(manifest["edges"]) - 1, conditions):
+        entries = [manifest["conditions"], *manifest["shards"]]
+        paths = [artifacts.beside(manifest_path, entry, verify=False) for entry in entries]
+        for entry in entries[share]:
+            artifacts.beside(manifest_path, entry)
+        places = [artifacts.layout(path) for path in paths]
+        files = Files()
+
+        def stored(name: str, which: slice) -> Stored:
+            pieces = list(zip(paths, places, strict=True))[which]
+            return Stored([(path, place[name]) for path, place in pieces], files)
+
+        for path, found, names in zip(paths, places, [("conditions",), *[_SHARD] * len(manifest["shards"])], strict=True):
+            if absent := [name for name in names if name not in found]:
+                raise PerflowError(f"{path}: lacks '{absent[0]}'; delete {manifest_path} and run again")
+        conditions = places[0]["conditions"]
+        small = {}
+        if fits := _fit(places[1:], conditions):
+            small = {name: stored(name, slice(1, None))[:] for name in ("k", "caption")}
+            bounds = {"k": len(manifest["edges"]) - 1, "caption": conditions.shape[0]}
+            fits = all(not len(v) or 0 <= int(v.min()) <= int(v.max()) < bounds[name] for name, v in small.items())
+        if not fits:
             raise PerflowError(f"{manifest_path}: its shards do not fit together; delete it and run again")
-        joined = {name: torch.cat([part[name] for part in parts]).to(device) for name in _SHARD}
-        return cls(manifest, **joined, conditions=conditions.to(device))
+        start, end = (stored(name, slice(1, None)) for name in ("start", "end"))
+        return cls(manifest, start, end, **small, conditions=stored("conditions", slice(1)), device=torch.device(device))
 
     def __len__(self) -> int:
         return len(self.k)
 
     def batch(self, indices: Tensor) -> PairBatch:
         """The pairs at ``indices`` [B]."""
-        indices = indices.to(self.k.device)
-        condition = self.conditions[self.caption[indices].long()]
-        return PairBatch(self.start[indices], self.end[indices], self.k[indices].long(), condition)
+        caption = self.caption[indices].long()
+
+        def read(stored: Stored, at: Tensor) -> Tensor:
+            return stored.read(at, pinned=self.device.type == "cuda").to(self.device, non_blocking=True)
+
+        return PairBatch(
+            read(self.start, indices), read(self.end, indices), self.k[indices].long(), read(self.conditions, caption)
+        )
 
 
-def _fit(parts: list[dict[str, Tensor]], windows: int, conditions: Tensor) -> bool:
-    """Whether shards are pairs of one latent shape, of these windows and captions."""
-    if not parts or conditions.ndim < 2:
+def _fit(shards: list[dict[str, Place]], conditions: Place) -> bool:
+    """Whether shards hold pairs of one latent shape, and the conditions something for each caption."""
+    if not shards or len(conditions.shape) < 2:
         return False
-    shape, bounds = parts[0]["start"].shape[1:], {"k": windows, "caption": len(conditions)}
-    for part in parts:
-        items = part["k"].numel()
-        fits = all(part[name].shape == (items, *shape) and part[name].is_floating_point() for name in ("start", "end"))
-        if not fits or len(shape) == 0:
+    shape, latent = shards[0]["start"].shape[1:], shards[0]["start"].dtype
+    for shard in shards:
+        items = shard["k"].shape
+        if len(items) != 1 or len(shape) == 0 or not latent.is_floating_point:
             return False
-        for name, bound in bounds.items():
-            if part[name].dtype != torch.int32 or part[name].shape != (items,):
-                return False
-            if items and not 0 <= int(part[name].min()) <= int(part[name].max()) < bound:
-                return False
+        if any(shard[name].shape != (*items, *shape) or shard[name].dtype != latent for name in ("start", "end")):
+            return False
+        if any(shard[name].shape != items or shard[name].dtype != torch.int32 for name in ("k", "caption")):
+            return False
     return True
