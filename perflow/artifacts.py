@@ -102,15 +102,19 @@ def tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to it at the end, removed on any error."""
+def atomic(path: str | Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary name beside ``path``, renamed to it at the end, removed on any error.
+
+    What is not ``durable`` may be empty after a power cut: for a file that is compared and written again by every run.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o644)  # some writers make files that only their owner can read
         os.replace(temporary, path)
     finally:
@@ -122,9 +126,9 @@ def dumps(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` atomically."""
-    with atomic(path) as temporary:
+def write_text(path: str | Path, text: str, durable: bool = True) -> None:
+    """Write ``text`` atomically; ``durable`` as of ``atomic``."""
+    with atomic(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

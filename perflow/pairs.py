@@ -33,6 +33,20 @@ class PairBatch(NamedTuple):
     condition: Tensor
 
 
+class Part(NamedTuple):
+    """Part ``number`` of ``of`` of a cache's shards, from 1."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def list(self, manifest_path: Path) -> Path:
+        """Where the part's shards are listed once they are made, beside the manifest."""
+        return manifest_path.with_name(f"part-{self.number}-of-{self.of}.json")
+
+
 def shard_name(index: int) -> str:
     """The file name of shard ``index``."""
     return f"shard-{index:05d}.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import os
 import resource
@@ -10,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,8 @@ WARM = ("torch", "datasets", "sklearn.datasets", "transformers.models.clip.model
 """What most stages need."""
 _EVERY = 5.0
 """Seconds between lines of progress."""
+_CLAIMED: dict[int, TextIO] = {}
+"""GPUs that this process holds, each with its locked file."""
 _FOLLOWS = "PERFLOW_FOLLOWS"
 """Set in the processes that ``together`` starts."""
 
@@ -69,6 +73,42 @@ def prepare(device: str, threads: int) -> str:
         raise PerflowError(f"--processes: process {own} has no device; there are {count}")
     torch.cuda.set_device(device if device.startswith("cuda:") else own)
     return "cuda"
+
+
+def claim(count: int) -> None:
+    """Take ``count`` free GPUs of this machine for this process, waiting for them, before torch sees any.
+
+    A GPU is held by the lock of a file, which the kernel drops when its holder dies. Nothing is done with one GPU or
+    none, or where somebody else decides: in a job of Slurm, or with CUDA_VISIBLE_DEVICES set. PerflowError if there
+    are fewer.
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ or "SLURM_JOB_ID" in os.environ or shutil.which("nvidia-smi") is None:
+        return
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
+    there = sum(line.startswith("GPU ") for line in listed.splitlines())
+    if there < 2:
+        return
+    if count > there:
+        raise PerflowError(f"--processes {count}: there are {there} GPUs")
+    folder = Path(tempfile.gettempdir()) / f"perflow-gpus-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    while len(_CLAIMED) < count:
+        for gpu in range(there):
+            file = open(folder / str(gpu), "w")  # noqa: SIM115
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            _CLAIMED[gpu] = file
+            if len(_CLAIMED) == count:
+                break
+        else:  # none is kept from others while waiting
+            for file in _CLAIMED.values():
+                file.close()
+            _CLAIMED.clear()
+            time.sleep(1)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, _CLAIMED))
 
 
 def helps() -> bool:
@@ -190,11 +230,13 @@ def run(
     outputs: list[Path],
     log: Path | None,
     inputs: Sequence[Path] = (),
+    work: str = "",
 ) -> None:
     """Run ``stage(spec, state folder)`` for a row, alone, and write last of ``outputs`` its record, ``cost.json``.
 
     The state belongs to the spec *and* the content of ``inputs``: work begun on other inputs is not resumed.
-    A stage is a function or a generator of Steps; what it returns is added to the cost. PerflowError if
+    A stage is a function or a generator of Steps; what it returns is added to the cost (``seconds`` and
+    ``cpu_seconds`` to its own). ``work`` names one of several works on one row that may go on side by side. PerflowError if
     the row is at work elsewhere, or if its spec was rewritten meanwhile (nothing made is then kept); one
     that the stage raises is given the row's name.
     """
@@ -206,7 +248,7 @@ def run(
         return
     reporter = Reporter(f"{verb} {spec.name}", log)
     read = {path.as_posix(): artifacts.sha256_file(path) for path in inputs}
-    state = record.state(spec, read)
+    state = record.state(spec, read | ({work: work} if work else {}))
     with artifacts.locked(state):
         resumed = any(not path.name.startswith(".") for path in state.iterdir())
         if resumed:
@@ -223,12 +265,14 @@ def run(
                 output.unlink(missing_ok=True)
             raise PerflowError(f"{spec_path}: was rewritten while {verb} ran; nothing was kept, run again")
         *made, cost = outputs
+        counts = {"seconds": 0, "cpu_seconds": 0, **(counts or {})}
         files = [*made, *(path.parent / entry["file"] for path in made for entry in record.named(path))]
         record.write(
             cost, spec.hash, read, made, bytes=sum(path.stat().st_size for path in files), resumed=resumed,
-            seconds=round(time.monotonic() - begun, 2), cpu_seconds=round(time.process_time() - cpu, 2),
+            seconds=round(counts.pop("seconds") + time.monotonic() - begun, 2),
+            cpu_seconds=round(counts.pop("cpu_seconds") + time.process_time() - cpu, 2),
             peak_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            **{"teacher_evaluations": 0, "student_passes": 0, **_device_memory(), **(counts or {})},
+            **{"teacher_evaluations": 0, "student_passes": 0, **_device_memory(), **counts},
         )  # fmt: skip
         shutil.rmtree(state)
     reporter.say(f"done in {_clock(time.monotonic() - begun)}")

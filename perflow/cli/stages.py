@@ -46,6 +46,11 @@ _TRAINING = (
     click.option("--checkpointing", is_flag=True, help="Keep less of a forward pass, and compute it again."),
 )  # fmt: skip
 
+_CACHING = (
+    click.option("--part", type=(int, int), metavar="I N",
+                 help="Make only part I of N of the shards; without it, what parts made is gathered."),
+)  # fmt: skip
+
 STAGES = {
     "fetch": Stage("Make a data set: images and captions in fixed splits, and its manifest.", {}),
     "base": Stage(
@@ -59,7 +64,7 @@ STAGES = {
     ),
     "cache": Stage(
         "Let the teacher solve windows and keep their two ends (resumes shard by shard).",
-        {"teacher": _HANDLE.format("teacher"), "dataset": _DATASET},
+        {"teacher": _HANDLE.format("teacher"), "dataset": _DATASET}, running=_CACHING,
     ),
     "train": Stage(
         "Teach a student from window pairs (resumes to the same bytes).",
@@ -120,7 +125,17 @@ def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_ru
     stage, row = STAGES[verb], artifacts.read_spec(spec).row
     inputs = {name: given.pop(name) for name in [option.replace("-", "_") for option in stage.inputs]}
     processes = given.pop("processes", 1)
+    outputs, work = [out, *stage.beside(out), stage.cost(out)], ""
+    if given.get("part"):
+        from perflow.pairs import Part
+
+        given["part"] = part = Part(*given["part"])
+        if not 1 <= part.number <= part.of:
+            raise PerflowError(f"--part {part.number} {part.of}: parts are numbered from 1 to {part.of}")
+        outputs, work = [part.list(out), part.list(out).with_suffix(".cost.json")], f"part {part}"
     running.follow()
+    if device in ("auto", "cuda"):
+        running.claim(processes)
     device = running.prepare(device, row.get("threads", 1))
 
     def call(found: artifacts.Spec, state: Path) -> Any:
@@ -134,8 +149,7 @@ def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_ru
         with running.together(processes, [verb, *_arguments(again)]):
             return (yield from call(found, state))
 
-    outputs = [out, *stage.beside(out), stage.cost(out)]
-    running.run(verb, spec, together if processes > 1 else call, outputs, log, list(inputs.values()))
+    running.run(verb, spec, together if processes > 1 else call, outputs, log, list(inputs.values()), work)
 
 
 def _arguments(options: dict[str, Any]) -> list[str]:
