@@ -120,6 +120,7 @@ class Loop:
         model, optimizer = self.accelerator.prepare(self.model, self.optimizer)
         every = max(1, self.optim.steps // _POINTS)
         looked = saved = time.monotonic()
+        wait = self.save_seconds
         losses, norms, seen = [], [], []
         for step in range(self.done, self.optim.steps):
             rate = learning_rate(self.optim, step)
@@ -142,9 +143,10 @@ class Loop:
             looked = now
             points = self._points(seen)
             seen = []
-            if now - saved > self.save_seconds or last:
+            if now - saved > wait or last:
                 self._save(step + 1)
                 saved = time.monotonic()
+                wait = self.save_seconds * max(1.0, saved - now)  # of a large network a state takes long to write
             for point in points:
                 yield Step(
                     self.phase, point["step"], self.optim.steps, point["loss"], point["lr"], point["grad_norm"]
