@@ -1,4 +1,4 @@
-"""A network of Stable Diffusion 1.5's shape on this device: seconds and memory of a teacher evaluation and a training step.
+"""A network of Stable Diffusion 1.5's shape on this device: speed and memory of teacher evaluations and training.
 
     python -m benchmarks.device [--device cpu] [--width 320] [--batch 16] [--precision bf16] [--checkpointing]
 

@@ -1,7 +1,7 @@
 """How planning grows with rows, and memory with pairs: ``python -m benchmarks.growth [--rows 200] [--pairs 1000 …]``.
 
-Each row is a student with windows of its own: pairs, training, delta, samples and metrics, five jobs. Pairs are those of
-the embedded base, 2 KiB each, in shards of 10,000; what is measured is a process that draws 200 batches of 64.
+Each row is a student with windows of its own: pairs, training, delta, samples and metrics, five jobs. Pairs are of the
+embedded base's size, 2 KiB, in shards of 10,000; what is measured is a process that draws 200 batches of 64.
 """
 
 from __future__ import annotations

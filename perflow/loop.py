@@ -111,7 +111,9 @@ class Loop:
         if processes > 1:
             done = self.accelerator.gather(torch.tensor([self.done], device=self.device)).tolist()
             if len(set(done)) > 1:
-                raise PerflowError(f"{self.path}: the processes resume at {done}; the folder must be one that all share")
+                raise PerflowError(
+                    f"{self.path}: the processes resume at {done}; the folder must be one that all share"
+                )
         first = own * accumulate
         shares = [slice((first + i) * size, (first + i + 1) * size) for i in range(accumulate)]
         yield from self._run(loss, shares)
@@ -148,9 +150,7 @@ class Loop:
                 saved = time.monotonic()
                 wait = self.save_seconds * max(1.0, saved - now)  # of a large network a state takes long to write
             for point in points:
-                yield Step(
-                    self.phase, point["step"], self.optim.steps, point["loss"], point["lr"], point["grad_norm"]
-                )
+                yield Step(self.phase, point["step"], self.optim.steps, point["loss"], point["lr"], point["grad_norm"])
 
     def _backward(
         self, loss: Callable[[nn.Module, int, slice], Tensor], model: nn.Module, step: int, shares: Sequence[slice]
@@ -160,7 +160,10 @@ class Loop:
         for share in shares:
             waits = share is not shares[-1]
             with self.accelerator.no_sync(model) if waits else contextlib.nullcontext():
-                with self.accelerator.autocast(), contextlib.nullcontext() if self.activation_bytes else self._counted():
+                with (
+                    self.accelerator.autocast(),
+                    contextlib.nullcontext() if self.activation_bytes else self._counted(),
+                ):
                     value = loss(model, step, share)
                     if len(shares) > 1:
                         value = value / len(shares)

@@ -87,7 +87,8 @@ class PairCache:
             pieces = list(zip(paths, places, strict=True))[which]
             return Stored([(path, place[name]) for path, place in pieces], files)
 
-        for path, found, names in zip(paths, places, [("conditions",), *[_SHARD] * len(manifest["shards"])], strict=True):
+        for path, found in zip(paths, places, strict=True):
+            names = ("conditions",) if path is paths[0] else _SHARD
             if absent := [name for name in names if name not in found]:
                 raise PerflowError(f"{path}: lacks '{absent[0]}'; delete {manifest_path} and run again")
         conditions = places[0]["conditions"]
@@ -98,8 +99,9 @@ class PairCache:
             fits = all(not len(v) or 0 <= int(v.min()) <= int(v.max()) < bounds[name] for name, v in small.items())
         if not fits:
             raise PerflowError(f"{manifest_path}: its shards do not fit together; delete it and run again")
-        start, end = (stored(name, slice(1, None)) for name in ("start", "end"))
-        return cls(manifest, start, end, **small, conditions=stored("conditions", slice(1)), device=torch.device(device))
+        tables = {name: stored(name, slice(1, None)) for name in ("start", "end")}
+        tables["conditions"] = stored("conditions", slice(1))
+        return cls(manifest, **tables, **small, device=torch.device(device))
 
     def __len__(self) -> int:
         return len(self.k)

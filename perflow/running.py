@@ -136,7 +136,8 @@ def together(processes: int, arguments: Sequence[str]) -> Iterator[None]:
 
     others = [
         subprocess.Popen(
-            [sys.executable, "-m", "perflow", *arguments], stdin=subprocess.PIPE,
+            [sys.executable, "-m", "perflow", *arguments],
+            stdin=subprocess.PIPE,
             env=os.environ | variables(rank) | {_FOLLOWS: "1"},
         )  # fmt: skip
         for rank in range(1, processes)
@@ -236,8 +237,8 @@ def run(
 
     The state belongs to the spec *and* the content of ``inputs``: work begun on other inputs is not resumed.
     A stage is a function or a generator of Steps; what it returns is added to the cost (``seconds`` and
-    ``cpu_seconds`` to its own). ``work`` names one of several works on one row that may go on side by side. PerflowError if
-    the row is at work elsewhere, or if its spec was rewritten meanwhile (nothing made is then kept); one
+    ``cpu_seconds`` to its own). ``work`` names one of several works on one row that may go on side by side.
+    PerflowError if the row is at work elsewhere, or if its spec was rewritten meanwhile (nothing made is then kept); one
     that the stage raises is given the row's name.
     """
     begun, cpu = time.monotonic(), time.process_time()

@@ -30,7 +30,12 @@ _CHUNK = 128
 
 
 def cache(
-    spec: Spec, teacher: Path, dataset: Path, out: Path, device: str = "cpu", shard_items: int = 1024,
+    spec: Spec,
+    teacher: Path,
+    dataset: Path,
+    out: Path,
+    device: str = "cpu",
+    shard_items: int = 1024,
     part: pairs.Part | None = None,
 ) -> Generator[Step, None, dict[str, int]]:
     """Write shards beside ``out`` and last ``out``, the manifest of the pairs.
@@ -138,7 +143,9 @@ class _Work:
 
     def evaluations(self, items: Tensor, crossed: range) -> int:
         """Network evaluations of the teacher for ``items``, each across the windows ``crossed``."""
-        calls = sum(steps if solver == WINDOW else evaluations(solver, steps) for solver, steps in map(self._ways, crossed))
+        calls = sum(
+            steps if solver == WINDOW else evaluations(solver, steps) for solver, steps in map(self._ways, crossed)
+        )
         return len(items) * calls * guidance.nfe(self.row.guidance)
 
     def _ways(self, k: int) -> tuple[str, int]:

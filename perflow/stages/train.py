@@ -23,8 +23,14 @@ from perflow.pairs import PairCache
 
 
 def train(
-    spec: Spec, start: Path, pairs: Path, out: Path, state: Path, device: str = "cpu",
-    accumulate: int = 1, checkpointing: bool = False,
+    spec: Spec,
+    start: Path,
+    pairs: Path,
+    out: Path,
+    state: Path,
+    device: str = "cpu",
+    accumulate: int = 1,
+    checkpointing: bool = False,
 ) -> Generator[Step, None, dict[str, float]]:
     """Write ``out``, the student's averaged weights (fp32), and ``curve.jsonl`` beside it.
 

@@ -160,7 +160,9 @@ def test_each_window_has_its_own_solver_and_steps(tiny, tiny_params, write_param
     for name, solver, steps in (("mixed", ["heun", "ddim"], [1, 3]), ("heun", "heun", 2), ("ddim", "ddim", 6)):
         tiny_params["pairs"]["fixed"] |= {"solver": solver, "steps": steps}
         study = grown(tiny, tiny_params, write_params)
-        counted[name] = cost(run(study, "eps-fixed-k2", "eps", tmp_path / name / "manifest.json"))["teacher_evaluations"]
+        counted[name] = cost(run(study, "eps-fixed-k2", "eps", tmp_path / name / "manifest.json"))[
+            "teacher_evaluations"
+        ]
         made[name] = PairCache.load(tmp_path / name / "manifest.json")
     for k, name in enumerate(("heun", "ddim")):
         assert torch.equal(made["mixed"].end[made["mixed"].k == k], made[name].end[made[name].k == k])

@@ -29,16 +29,14 @@ def test_parts_of_a_row_go_through_a_queue_and_nothing_after_them_is_made_again(
         path.unlink()
     os.environ["QUEUE_LOG"] = str(tmp_path / "queue.log")
     repository.run(
-        f"{PAIRS}/manifest.json", "--config", f"study={repository.study}", "parts=2", "--executor", "cluster-generic",
+        f"{PAIRS}/manifest.json", "--config", "parts=2", "--executor", "cluster-generic",
         "--cluster-generic-submit-cmd", str(queue), "--jobs", "2", "--latency-wait", "20",
     )  # fmt: skip
     assert len((tmp_path / "queue.log").read_text().splitlines()) == 3
     assert repository.hashes("results/pairs", "results/students") == before
     assert not list((repository.home / PAIRS).glob("part-*"))
     assert not VOLATILE.search(PAIRS)
-    planned = repository.run(
-        "--dry-run", "--config", f"study={repository.study}", "processes=4", "accumulate=2", "checkpointing=1"
-    ).stdout
+    planned = repository.run("--dry-run", "--config", "processes=4", "accumulate=2", "checkpointing=1").stdout
     assert "rule train" not in planned, "where and in how many pieces a row is trained is no matter of the row"
 
 
