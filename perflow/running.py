@@ -156,8 +156,9 @@ def together(processes: int, arguments: Sequence[str]) -> Iterator[None]:
     os.environ.update(variables(0))
     try:
         yield
-        for other in others:
-            other.wait(60)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # they have nothing left to do
+            for other in others:
+                other.wait(60)
     except RuntimeError:  # what a broken connection raises
         time.sleep(1)
         if not any(other.poll() for other in others):
@@ -238,8 +239,8 @@ def run(
     The state belongs to the spec *and* the content of ``inputs``: work begun on other inputs is not resumed.
     A stage is a function or a generator of Steps; what it returns is added to the cost (``seconds`` and
     ``cpu_seconds`` to its own). ``work`` names one of several works on one row that may go on side by side.
-    PerflowError if the row is at work elsewhere, or if its spec was rewritten meanwhile (nothing made is then kept); one
-    that the stage raises is given the row's name.
+    PerflowError if the row is at work elsewhere, or if its spec was rewritten meanwhile (nothing made is then
+    kept); one that the stage raises is given the row's name.
     """
     begun, cpu = time.monotonic(), time.process_time()
     spec = artifacts.read_spec(spec_path)
