@@ -94,8 +94,7 @@ def training(network: Any, pairs: PairBatch, given: argparse.Namespace, device: 
     """Items a second in the training loop, MiB kept a pass, most MiB on the device, and waits in the steps."""
     if given.checkpointing:
         network.enable_gradient_checkpointing()
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    flow = PiecewiseFlow(Schedule(torch.cumprod(1 - betas, 0)), Windows.equal(4))
+    flow = PiecewiseFlow(Schedule.scaled_linear(), Windows.equal(4))
     method = make({"name": "piecewise_reflow"})
 
     def loss(model: Any, step: int, share: slice) -> torch.Tensor:

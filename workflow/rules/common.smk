@@ -47,7 +47,7 @@ if not (ROOT / "mlflow.db").exists():
 WORKER = shlex.quote(str(HERE / "workflow" / "worker.py"))
 CODE = shlex.quote(os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
 shell.prefix(
-    f"export PYTHONPATH={CODE}; "
+    f"export PYTHONPATH={CODE}; TRAINING='{TRAINING}'; "
     f'perflow() (exec {shlex.quote(sys.executable)} -S -E {WORKER} "$@"); set -euo pipefail; '
 )
 

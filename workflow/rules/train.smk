@@ -17,5 +17,5 @@ rule train:
         mem_mb=4000 * PROCESSES,
         runtime=240,
     shell:
-        "perflow train {TRAINING} --spec {input.spec:q} --start {input.start:q} --pairs {input.pairs:q}"
+        "perflow train $TRAINING --spec {input.spec:q} --start {input.start:q} --pairs {input.pairs:q}"
         " --out {output.weights:q} --log {log:q}"
