@@ -124,6 +124,8 @@ def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_ru
 
     stage, row = STAGES[verb], artifacts.read_spec(spec).row
     inputs = {name: given.pop(name) for name in [option.replace("-", "_") for option in stage.inputs]}
+    if running.helps() and "processes" not in given:
+        raise PerflowError(f"{verb}: is the work of one process; start it without a launcher of several (RANK is set)")
     processes = given.pop("processes", 1)
     outputs, work = [out, *stage.beside(out), stage.cost(out)], ""
     if given.get("part"):

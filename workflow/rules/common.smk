@@ -103,11 +103,11 @@ def dataset_of_pairs(wildcards):
 
 
 def parts_of_pairs(wildcards):
-    """Lists of the shards that jobs of their own make; none where one job makes all."""
-    every = expand(
-        "results/pairs/{{pairs}}/part-{part}-of-{parts}.json", part=range(1, PARTS + 1), parts=PARTS
-    )
-    return [name.format(pairs=wildcards.pairs) for name in every] if PARTS > 1 else []
+    """What jobs of their own made of the shards, and what it cost; none where one job makes all."""
+    if PARTS == 1:
+        return []
+    part = f"results/pairs/{wildcards.pairs}/part-{{part}}-of-{PARTS}"
+    return expand([f"{part}.json", f"{part}.cost.json"], part=range(1, PARTS + 1))
 
 
 def dataset_of_samples(wildcards):
