@@ -1,6 +1,7 @@
-"""How planning grows with the rows of a study: ``python -m benchmarks.growth [--rows 200]``.
+"""How planning grows with rows, and memory with pairs: ``python -m benchmarks.growth [--rows 200] [--pairs 1000 …]``.
 
-Each row is a student with windows of its own: pairs, training, delta, samples and metrics, five jobs.
+Each row is a student with windows of its own: pairs, training, delta, samples and metrics, five jobs. Pairs are of the
+embedded base's size, 2 KiB, in shards of 10,000; what is measured is a process that draws 200 batches of 64.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ def main() -> None:
     """Time ``perflow plan`` and ``snakemake -n`` for one row and for many."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[1000, 10_000, 100_000])
     given = parser.parse_args()
     print("| rows | jobs | perflow plan, s | snakemake -n, s |\n|---:|---:|---:|---:|")
     for rows in (1, given.rows):
@@ -32,6 +34,53 @@ def main() -> None:
                 copy = shutil.copytree if source.is_dir() else shutil.copy2
                 copy(source, Path(folder) / name)
             print(measure(Path(folder), rows))
+    print("\n| pairs | on disk, MiB | memory of the reader, MiB | a batch of 64, ms |\n|---:|---:|---:|---:|")
+    for pairs in given.pairs:
+        with tempfile.TemporaryDirectory() as folder:
+            write_pairs(Path(folder), pairs)
+            command = [sys.executable, "-c", READER, folder]
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+            size = sum(path.stat().st_size for path in Path(folder).iterdir())
+            print(f"| {pairs} | {size / 2**20:.0f} | {said.strip()} |")
+
+
+READER = """
+import resource, sys, time
+from pathlib import Path
+import torch
+from perflow.pairs import PairCache
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+cache = PairCache.load(Path(sys.argv[1]) / "manifest.json")
+rng = torch.Generator().manual_seed(0)
+begun = time.perf_counter()
+for _ in range(200):
+    cache.batch(torch.randint(len(cache), (64,), generator=rng))
+print(f"{peak() - before:.1f} | {(time.perf_counter() - begun) * 5:.2f}")
+"""
+
+
+def write_pairs(folder: Path, count: int) -> None:
+    """A cache of the embedded base's shape; its shards hold the same numbers."""
+    import torch
+
+    from perflow import artifacts, pairs
+
+    entries = []
+    for index, first in enumerate(range(0, count, 10_000)):
+        items = min(10_000, count - first)
+        latents = {name: torch.zeros(items, 4, 8, 8) for name in ("start", "end")}
+        numbers = {name: torch.zeros(items, dtype=torch.int32) for name in ("k", "caption")}
+        path = folder / pairs.shard_name(index)
+        artifacts.write_tensors(path, latents | numbers, {})
+        entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
+    conditions = folder / pairs.CONDITIONS
+    artifacts.write_tensors(conditions, {"conditions": torch.zeros(200, 12, 32)}, {})
+    artifacts.write_json(folder / pairs.MANIFEST, {
+        "shards": entries, "edges": [1.0, 0.0], "teacher": {"name": "none", "sha256": ""},
+        "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},
+    })  # fmt: skip
 
 
 def measure(home: Path, rows: int) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -32,7 +33,10 @@ from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.rng import generator
 from perflow.core.solvers import SOLVERS
 from perflow.core.windows import Windows
+from perflow.datasets import store
+from perflow.images import png
 from perflow.methods import make
+from perflow.metrics.features import Extractor
 from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.pairs import PairCache
@@ -172,11 +176,30 @@ def measure(given: argparse.Namespace, device: str) -> None:
     )
     print(row(f"train: {given.steps - 1} steps of {student.training.batch}", floor_train, took_train))
     print(row(f"sample: {len(noise)} items, 4 steps", floor_draw, took_draw))
+    print(row(*evaluation(dataset, best)))
+    single = Drawer.load(weights.with_name("model.json"), device, ["a red handwritten seven"], 1, 0)
+    one = single.noise(0)
+    print(row("latency: 1 item, 4 steps", 4 * call(1), best(lambda: timed(lambda: single.draw(trial, one)))))
     whole = online * home.steps
     print(
         f"\nrecipe: {home.steps} steps of {student.training.batch}: {cached:.1f} s on {home.count:,} cached pairs, the"
         f" cache included; {whole:.1f} s online, as the official script: {whole / cached:.1f} times"
     )
+
+
+def evaluation(dataset: Path, best: Callable[[Callable[[], float]], float]) -> tuple[str, float, float]:
+    """Features of an archive of samples, against the feature network alone; seconds."""
+    manifest = store.manifest(dataset)
+    pixels = store.images(store.load(dataset, "reference"))[:1024]
+    network = Extractor(manifest["attributes"], manifest["resolution"]).eval()
+    archive = Path("samples.zip")
+    artifacts.write_archive(archive, {f"{i:05d}.png": png(image) for i, image in enumerate(pixels)})
+
+    def observe() -> None:
+        network.observe(np.stack([store.decode(data) for data in artifacts.read_archive(archive).values()]))
+
+    floor = best(lambda: timed(lambda: network.observe(pixels)))
+    return f"evaluate: features of {len(pixels):,} images", floor, best(lambda: timed(observe))
 
 
 def bare_training(model: Any, condition: Any, optim: Any, device: str, steps: int) -> Callable[[], None]:

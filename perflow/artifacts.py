@@ -70,10 +70,11 @@ def verify_file(path: str | Path, sha256: str, made_by: str | Path) -> Path:
     return Path(path)
 
 
-def beside(path: str | Path, entry: Any) -> Path:
+def beside(path: str | Path, entry: Any, verify: bool = True) -> Path:
     """The file that ``entry``, ``{"file": …, "sha256": …}`` of the manifest ``path``, names below its folder.
 
-    PerflowError as of ``verify_file``, and for an entry of another form or one that points elsewhere.
+    PerflowError as of ``verify_file`` (unless another process is to ``verify`` it), and for an entry of another form
+    or one that points elsewhere.
     """
     if (
         not isinstance(entry, dict)
@@ -84,7 +85,8 @@ def beside(path: str | Path, entry: Any) -> Path:
     name = Path(entry["file"])
     if name.is_absolute() or ".." in name.parts:
         raise PerflowError(f"{path}: names '{name}', which is not below its folder; delete it and run again")
-    return verify_file(Path(path).parent / name, entry["sha256"], path)
+    file = Path(path).parent / name
+    return verify_file(file, entry["sha256"], path) if verify else file
 
 
 def tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -100,9 +102,10 @@ def tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it at the end, removed on any error.
 
+    What is not ``durable`` may be empty after a power cut: for a file that is compared and written again by every run.
     PerflowError naming ``path`` if there is no room for it, or no right to write there.
     """
     path = Path(path)
@@ -110,8 +113,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o644)  # some writers make files that only their owner can read
         os.replace(temporary, path)
     except OSError as error:  # what is raised while bytes are written names no file
@@ -128,9 +132,9 @@ def dumps(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` atomically."""
-    with atomic(path) as temporary:
+def write_text(path: str | Path, text: str, durable: bool = True) -> None:
+    """Write ``text`` atomically; ``durable`` as of ``atomic``."""
+    with atomic(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -261,6 +265,36 @@ def tensors_beside(path: str | Path, entry: Any, *names: str) -> dict[str, torch
     if absent := [name for name in names if name not in tensors]:
         raise PerflowError(f"{file}: lacks '{absent[0]}'; delete {path} and run again")
     return tensors
+
+
+class Place(NamedTuple):
+    """Where one tensor of a safetensors file lies: its element type, shape, and first byte."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+def layout(path: str | Path) -> dict[str, Place]:
+    """The place of every tensor of a safetensors file, none of them read; PerflowError if the file is broken."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    dtypes = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16,
+              "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}  # fmt: skip
+    try:
+        with safe_open(path, framework="numpy") as file:  # the library checks that the places fit the file
+            names = list(file.keys())
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        found = {name: header[name] for name in names}
+        return {
+            name: Place(dtypes[at["dtype"]], tuple(at["shape"]), 8 + length + at["data_offsets"][0])
+            for name, at in found.items()
+        }
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise PerflowError(f"{path}: not readable as tensors ({error}); delete it and run again") from None
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ _ROOT = Path(__file__).parent
 _LEFT_OUT = ("perflow.config", "perflow.cli", "perflow.errors")
 
 
+@functools.cache
 def fingerprint(*roots: str) -> str:
     """Hash of every module reachable from ``roots`` (dotted names, a ``:name`` suffix is ignored)."""
     found: set[str] = set()

@@ -2,19 +2,23 @@
 
 A step is a function of its number alone, so a loop that was killed at any point goes on from its last
 state and ends with the same weights. The state lives in a folder that is no output of any rule.
+
+Several processes (accelerate's, one a device) may share a loop: each takes its slice of a step's batch, and the
+gradients' mean is that of the whole. Every process keeps the moving average; the main one alone writes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
 from perflow import artifacts
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
     from perflow.config.rows import Optim
 
 _POINTS = 200
-"""Points of a training curve, and how often progress, numerics and state are looked at."""
+"""Points of a training curve."""
+_LOOK_SECONDS = 1.0
+"""How often progress, numerics and state are looked at: to look is to wait for the device."""
 
 
 class Step(NamedTuple):
@@ -36,6 +42,12 @@ class Step(NamedTuple):
     loss: float | None = None
     lr: float | None = None
     grad_norm: float | None = None
+
+
+def team(device: str) -> tuple[int, int]:
+    """Which of how many processes of one training this is, from 0; they meet here for the first time."""
+    state = PartialState(cpu=device == "cpu")
+    return state.process_index, state.num_processes
 
 
 def learning_rate(optim: Optim, step: int) -> float:
@@ -60,50 +72,130 @@ class Loop:
         self.optim, self.phase, self.device, self.save_seconds = optim, phase, device, save_seconds
         self.path = state / f"{phase}.safetensors"
         self.accelerator = Accelerator(mixed_precision=optim.precision, cpu=device == "cpu")
+        self.main = self.accelerator.is_main_process
+        self.look_seconds = 0.0 if device == "cpu" else _LOOK_SECONDS
         self.model = model.to(device).train()
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
         )
         self.curve: list[dict[str, float]] = []
+        self.activation_bytes = 0
+        """What one pass keeps for its backward pass, of the first step of a run; parameters are not counted."""
         self.done = 0
         self._restore()
 
     def run(self, loss: Callable[[nn.Module, int], Tensor]) -> Iterator[Step]:
         """Train; ``loss(model, step)`` is a scalar and a function of the step's number.
 
-        Yields about 200 times; raises PerflowError when the loss or gradient is no longer finite,
-        with the last sound state kept.
+        Yields about 200 times, on a GPU several at once; raises PerflowError when the loss or gradient is no longer
+        finite, with the last sound state kept.
         """
+        yield from self._run(lambda model, step, _: loss(model, step), [slice(None)])
+
+    def run_shared(
+        self, loss: Callable[[nn.Module, int, slice], Tensor], batch: int, accumulate: int = 1
+    ) -> Iterator[Step]:
+        """As ``run``, where ``loss(model, step, share)`` is the mean over that slice of the step's ``batch`` items.
+
+        The batch is cut into equal shares, ``accumulate`` for each process, one after the other. PerflowError if that
+        is impossible, or if the processes have not the same state.
+        """
+        processes, own = self.accelerator.num_processes, self.accelerator.process_index
+        size, rest = divmod(batch, processes * accumulate)
+        if rest:
+            raise PerflowError(
+                f"{self.phase}: a batch of {batch} cannot be cut into {processes} (processes) x {accumulate}"
+                f" (accumulate) equal shares; their product must divide {batch}"
+            )
+        if processes > 1:
+            done = self.accelerator.gather(torch.tensor([self.done], device=self.device)).tolist()
+            if len(set(done)) > 1:
+                raise PerflowError(
+                    f"{self.path}: the processes resume at {done}; the folder must be one that all share"
+                )
+        first = own * accumulate
+        shares = [slice((first + i) * size, (first + i + 1) * size) for i in range(accumulate)]
+        yield from self._run(loss, shares)
+
+    def _run(self, loss: Callable[[nn.Module, int, slice], Tensor], shares: Sequence[slice]) -> Iterator[Step]:
         model, optimizer = self.accelerator.prepare(self.model, self.optimizer)
         every = max(1, self.optim.steps // _POINTS)
-        saved = time.monotonic()
-        losses, norms = [], []
+        looked = saved = time.monotonic()
+        wait = self.save_seconds
+        losses, norms, seen = [], [], []
         for step in range(self.done, self.optim.steps):
             rate = learning_rate(self.optim, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with self.accelerator.autocast():
-                value = loss(model, step)
-            self.accelerator.backward(value)
+            losses.append(self._backward(loss, model, step, shares))
             norms.append(self.accelerator.clip_grad_norm_(self.model.parameters(), self.optim.clip))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self._average(ema_decay(self.optim, step))
-            losses.append(value.detach())
-            if (step + 1) % every and step + 1 < self.optim.steps:
+            last = step + 1 == self.optim.steps
+            if (step + 1) % every and not last:
                 continue
-            point = {
-                "phase": self.phase, "step": step + 1, "loss": float(torch.stack(losses).mean()), "lr": rate,
-                "grad_norm": float(torch.stack(norms).mean()),
-            }  # fmt: skip
+            mean = self.accelerator.reduce(torch.stack(losses).mean(), "mean")
+            seen.append((step + 1, rate, mean, torch.stack(norms).mean()))
             losses, norms = [], []
-            self._check(step + 1, loss=point["loss"], **{"gradient norm": point["grad_norm"]})
-            self.curve.append(point)
-            if time.monotonic() - saved > self.save_seconds or step + 1 == self.optim.steps:
+            now = time.monotonic()
+            if now - looked < self.look_seconds and not last:
+                continue
+            looked = now
+            points = self._points(seen)
+            seen = []
+            if now - saved > wait or last:
                 self._save(step + 1)
                 saved = time.monotonic()
-            yield Step(self.phase, step + 1, self.optim.steps, point["loss"], rate, point["grad_norm"])
+                wait = self.save_seconds * max(1.0, saved - now)  # of a large network a state takes long to write
+            for point in points:
+                yield Step(self.phase, point["step"], self.optim.steps, point["loss"], point["lr"], point["grad_norm"])
+
+    def _backward(
+        self, loss: Callable[[nn.Module, int, slice], Tensor], model: nn.Module, step: int, shares: Sequence[slice]
+    ) -> Tensor:
+        """The mean loss of the shares; its gradient is added to the model's, over all processes with the last one."""
+        total = torch.zeros((), device=self.device)
+        for share in shares:
+            waits = share is not shares[-1]
+            with self.accelerator.no_sync(model) if waits else contextlib.nullcontext():
+                with (
+                    self.accelerator.autocast(),
+                    contextlib.nullcontext() if self.activation_bytes else self._counted(),
+                ):
+                    value = loss(model, step, share)
+                    if len(shares) > 1:
+                        value = value / len(shares)
+                self.accelerator.backward(value)
+            total = total + value.detach()
+        return total
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count the bytes that autograd keeps of what is computed in the block."""
+        known = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        found: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                found[storage.data_ptr()] = storage.nbytes()
+            return tensor.detach()  # itself would refer to what saves it, and never be freed
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            yield
+        self.activation_bytes = sum(found.values())
+
+    def _points(self, seen: list[tuple[int, float, Tensor, Tensor]]) -> list[dict[str, float]]:
+        """What was ``seen`` (step, rate, loss, gradient norm) as points of the curve; PerflowError as of ``_check``."""
+        numbers = torch.stack([number for _, _, *both in seen for number in both]).tolist()
+        points = []
+        for (step, rate, *_), loss, norm in zip(seen, numbers[::2], numbers[1::2], strict=True):
+            self._check(step, loss=loss, **{"gradient norm": norm})
+            points.append({"phase": self.phase, "step": step, "loss": loss, "lr": rate, "grad_norm": norm})
+        self.curve += points
+        return points
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:
@@ -120,6 +212,8 @@ class Loop:
 
     def _save(self, step: int) -> None:
         """Keep the state; PerflowError, with the last one left, if a weight or its average is not finite."""
+        if not self.main:
+            return
         weights = [value.detach().abs().max() for value in (*self.model.parameters(), *self.ema.parameters())]
         self._check(step, **{"largest weight": float(torch.stack(weights).max())})
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}

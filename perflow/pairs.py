@@ -1,4 +1,4 @@
-"""Window pairs on disk and in memory: the one currency between teacher and student.
+"""Window pairs on disk: the one currency between teacher and student.
 
 A cache is a folder: ``shard-00000.safetensors`` … with ``start``, ``end`` [n, *latent] fp32, ``k`` [n]
 and ``caption`` [n]; ``conditions.safetensors`` with the condition of each distinct caption, that of
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from perflow import artifacts
-from perflow.core.condition import Condition, take
+from perflow.artifacts import Place
+from perflow.core.condition import Condition
 from perflow.errors import PerflowError
+from perflow.stored import Files, Stored
 
 MANIFEST = "manifest.json"
 CONDITIONS = "conditions.safetensors"
@@ -24,12 +26,26 @@ _SHARD = ("start", "end", "k", "caption")
 
 
 class PairBatch(NamedTuple):
-    """B window pairs: x at the window's start and end [B, *latent], window k [B], condition [B, ...]."""
+    """B window pairs: x at the window's start and end [B, *latent], window k [B] on the CPU, condition [B, ...]."""
 
     start: Tensor
     end: Tensor
     k: Tensor
     condition: Condition
+
+
+class Part(NamedTuple):
+    """Part ``number`` of ``of`` of a cache's shards, from 1."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def list(self, manifest_path: Path) -> Path:
+        """Where the part's shards are listed once they are made, beside the manifest."""
+        return manifest_path.with_name(f"part-{self.number}-of-{self.of}.json")
 
 
 def shard_name(index: int) -> str:
@@ -39,54 +55,80 @@ def shard_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class PairCache:
-    """A cache read into memory, each file checked against the manifest."""
+    """A cache whose pairs stay on disk and are read batch by batch; eight bytes a pair are in memory."""
 
     manifest: dict[str, Any]
-    start: Tensor
-    end: Tensor
+    start: Stored
+    end: Stored
     k: Tensor
     caption: Tensor
-    conditions: dict[str, Tensor]
+    conditions: dict[str, Stored]
+    device: torch.device
 
     @classmethod
-    def load(cls, manifest_path: str | Path, device: str | torch.device = "cpu") -> PairCache:
-        """Read a cache; PerflowError naming the file that is missing, altered or truncated."""
+    def load(
+        cls, manifest_path: str | Path, device: str | torch.device = "cpu", share: slice = slice(None)
+    ) -> PairCache:
+        """Open a cache; PerflowError naming the file that is missing, altered or truncated.
+
+        The files of ``share`` are checked against the manifest's sha256: of several processes on one cache each
+        takes its own. Their form is checked in any case.
+        """
         what = "a manifest of window pairs"
         manifest = artifacts.read_object(manifest_path, what, shards=list, edges=list, teacher=dict, conditions=dict)
         artifacts.has(manifest["teacher"], manifest_path, what, name=str, sha256=str)
-        path = artifacts.beside(manifest_path, manifest["conditions"])
-        conditions, header = artifacts.read_tensors(path)
-        captions = len(artifacts.has(header, path, "the conditions of window pairs", captions=list)["captions"])
-        parts = [artifacts.tensors_beside(manifest_path, entry, *_SHARD) for entry in manifest["shards"]]
-        whole = all(value.ndim > 0 and len(value) == captions for value in conditions.values())
-        if not whole or not _fit(parts, len(manifest["edges"]) - 1, captions):
+        entries = [manifest["conditions"], *manifest["shards"]]
+        paths = [artifacts.beside(manifest_path, entry, verify=False) for entry in entries]
+        for entry in entries[share]:
+            artifacts.beside(manifest_path, entry)
+        places = [artifacts.layout(path) for path in paths]
+        files = Files()
+
+        def stored(name: str, which: slice) -> Stored:
+            pieces = list(zip(paths, places, strict=True))[which]
+            return Stored([(path, place[name]) for path, place in pieces], files)
+
+        for path, found in zip(paths, places, strict=True):
+            if path is not paths[0] and (absent := [name for name in _SHARD if name not in found]):
+                raise PerflowError(f"{path}: lacks '{absent[0]}'; delete {manifest_path} and run again")
+        header = artifacts.read_header(paths[0])
+        captions = len(artifacts.has(header, paths[0], "the conditions of window pairs", captions=list)["captions"])
+        small = {}
+        if fits := _fit(places[1:], places[0], captions):
+            small = {name: stored(name, slice(1, None))[:] for name in ("k", "caption")}
+            bounds = {"k": len(manifest["edges"]) - 1, "caption": captions}
+            fits = all(not len(v) or 0 <= int(v.min()) <= int(v.max()) < bounds[name] for name, v in small.items())
+        if not fits:
             raise PerflowError(f"{manifest_path}: its shards do not fit together; delete it and run again")
-        joined = {name: torch.cat([part[name] for part in parts]).to(device) for name in _SHARD}
-        return cls(manifest, **joined, conditions={name: value.to(device) for name, value in conditions.items()})
+        tables = {name: stored(name, slice(1, None)) for name in ("start", "end")}
+        conditions = {name: stored(name, slice(1)) for name in places[0]}
+        return cls(manifest, **tables, **small, conditions=conditions, device=torch.device(device))
 
     def __len__(self) -> int:
         return len(self.k)
 
     def batch(self, indices: Tensor) -> PairBatch:
         """The pairs at ``indices`` [B]."""
-        indices = indices.to(self.k.device)
-        condition = take(self.conditions, self.caption[indices].long())
-        return PairBatch(self.start[indices], self.end[indices], self.k[indices].long(), condition)
+        caption = self.caption[indices].long()
+
+        def read(stored: Stored, at: Tensor) -> Tensor:
+            return stored.read(at, pinned=self.device.type == "cuda").to(self.device, non_blocking=True)
+
+        condition = {name: read(stored, caption) for name, stored in self.conditions.items()}
+        return PairBatch(read(self.start, indices), read(self.end, indices), self.k[indices].long(), condition)
 
 
-def _fit(parts: list[dict[str, Tensor]], windows: int, captions: int) -> bool:
-    """Whether shards are pairs of one latent shape, of so many windows and captions."""
-    if not parts:
+def _fit(shards: list[dict[str, Place]], conditions: dict[str, Place], captions: int) -> bool:
+    """Whether shards hold pairs of one latent shape, and the conditions something for each caption."""
+    if not shards or any(place.shape[:1] != (captions,) for place in conditions.values()):
         return False
-    shape, bounds = parts[0]["start"].shape[1:], {"k": windows, "caption": captions}
-    for part in parts:
-        items = part["k"].numel()
-        fits = all(part[name].shape == (items, *shape) and part[name].is_floating_point() for name in ("start", "end"))
-        if not fits or len(shape) == 0:
+    shape, latent = shards[0]["start"].shape[1:], shards[0]["start"].dtype
+    for shard in shards:
+        items = shard["k"].shape
+        if len(items) != 1 or len(shape) == 0 or not latent.is_floating_point:
             return False
-        for name, bound in bounds.items():
-            if part[name].dtype != torch.int32 or part[name].shape != (items,):
-                return False
-            if items and not 0 <= int(part[name].min()) <= int(part[name].max()) < bound:
-                return False
+        if any(shard[name].shape != (*items, *shape) or shard[name].dtype != latent for name in ("start", "end")):
+            return False
+        if any(shard[name].shape != items or shard[name].dtype != torch.int32 for name in ("k", "caption")):
+            return False
     return True

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import os
 import resource
 import shutil
+import socket
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +27,10 @@ WARM = ("torch", "datasets", "sklearn.datasets", "transformers.models.clip.model
 """What most stages need."""
 _EVERY = 5.0
 """Seconds between lines of progress."""
+_CLAIMED: dict[int, TextIO] = {}
+"""GPUs that this process holds, each with its locked file."""
+_FOLLOWS = "PERFLOW_FOLLOWS"
+"""Set in the processes that ``together`` starts."""
 
 
 def environment(threads: int) -> None:
@@ -57,12 +66,120 @@ def prepare(device: str, threads: int) -> str:
     valid = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
     if device not in valid:
         raise PerflowError(f"--device {device}: no such device here; valid: {', '.join(valid)}")
-    if device == "auto":
-        return "cuda" if count else "cpu"
-    if device.startswith("cuda:"):
-        torch.cuda.set_device(device)
-        return "cuda"
-    return device
+    if device == "cpu" or not count:
+        return "cpu"
+    own = int(os.environ.get("LOCAL_RANK", 0))  # of several processes of one training each has its own
+    if own >= count:
+        raise PerflowError(f"--processes: process {own} has no device; there are {count}")
+    torch.cuda.set_device(device if device.startswith("cuda:") else own)
+    return "cuda"
+
+
+def claim(count: int) -> None:
+    """Take ``count`` free GPUs of this machine for this process, waiting for them, before torch sees any.
+
+    A GPU is held by the lock of a file, which the kernel drops when its holder dies. Nothing is done with one GPU or
+    none, or where somebody else decides: in a job of Slurm, or with CUDA_VISIBLE_DEVICES set. PerflowError if there
+    are fewer.
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ or "SLURM_JOB_ID" in os.environ or shutil.which("nvidia-smi") is None:
+        return
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
+    there = sum(line.startswith("GPU ") for line in listed.splitlines())
+    if there < 2:
+        return
+    if count > there:
+        raise PerflowError(f"--processes {count}: there are {there} GPUs")
+    folder = Path(tempfile.gettempdir()) / f"perflow-gpus-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    while len(_CLAIMED) < count:
+        for gpu in range(there):
+            file = open(folder / str(gpu), "w")  # noqa: SIM115
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            _CLAIMED[gpu] = file
+            if len(_CLAIMED) == count:
+                break
+        else:  # none is kept from others while waiting
+            for file in _CLAIMED.values():
+                file.close()
+            _CLAIMED.clear()
+            time.sleep(1)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, _CLAIMED))
+
+
+def helps() -> bool:
+    """Whether this is not the main one of several processes of one training: it computes, and writes nothing."""
+    return int(os.environ.get("RANK", 0)) > 0
+
+
+@contextlib.contextmanager
+def together(processes: int, arguments: Sequence[str]) -> Iterator[None]:
+    """Run the block as the first of ``processes`` on this machine; the others run ``perflow ARGUMENTS``.
+
+    They meet through the variables that accelerate and torchrun use, and die with this one; if one of them dies, this
+    one ends too, with one line.
+    """
+    if processes == 1:
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def variables(rank: int) -> dict[str, str]:
+        return {name: str(value) for name, value in (common | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+
+    others = [
+        subprocess.Popen(
+            [sys.executable, "-m", "perflow", *arguments],
+            stdin=subprocess.PIPE,
+            env=os.environ | variables(rank) | {_FOLLOWS: "1"},
+        )  # fmt: skip
+        for rank in range(1, processes)
+    ]
+    finished = threading.Event()
+    lost = f"perflow: one of {processes} processes ended; the same command goes on from here"
+
+    def watch() -> None:
+        """Out of a wait for one that is gone there is no other way."""
+        while not finished.wait(0.5):
+            if any(other.poll() for other in others) and not finished.wait(5):
+                print(lost, file=sys.stderr, flush=True)  # noqa: T201
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    os.environ.update(variables(0))
+    try:
+        yield
+        with contextlib.suppress(subprocess.TimeoutExpired):  # they have nothing left to do
+            for other in others:
+                other.wait(60)
+    except RuntimeError:  # what a broken connection raises
+        time.sleep(1)
+        if not any(other.poll() for other in others):
+            raise
+        sys.exit(lost)
+    finally:
+        finished.set()
+        for other in others:
+            other.kill()
+
+
+def follow() -> None:
+    """End with the process that started this one for ``together``: its end closes our standard input."""
+    if os.environ.get(_FOLLOWS):
+
+        def wait() -> None:
+            while os.read(0, 1):
+                pass
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True).start()
 
 
 class Reporter:
@@ -116,19 +233,25 @@ def run(
     outputs: list[Path],
     log: Path | None,
     inputs: Sequence[Path] = (),
+    work: str = "",
 ) -> None:
     """Run ``stage(spec, state folder)`` for a row, alone, and write last of ``outputs`` its record, ``cost.json``.
 
     The state belongs to the spec *and* the content of ``inputs``: work begun on other inputs is not resumed.
-    A stage is a function or a generator of Steps; what it returns is added to the cost. PerflowError if
-    the row is at work elsewhere, or if its spec was rewritten meanwhile (nothing made is then kept); one
-    that the stage raises is given the row's name.
+    A stage is a function or a generator of Steps; what it returns is added to the cost (``seconds`` and
+    ``cpu_seconds`` to its own). ``work`` names one of several works on one row that may go on side by side.
+    PerflowError if the row is at work elsewhere, or if its spec was rewritten meanwhile (nothing made is then
+    kept); one that the stage raises is given the row's name.
     """
     begun, cpu = time.monotonic(), time.process_time()
     spec = artifacts.read_spec(spec_path)
+    if helps():
+        for _ in stage(spec, record.state(spec, {path.as_posix(): artifacts.sha256_file(path) for path in inputs})):
+            pass
+        return
     reporter = Reporter(f"{verb} {spec.name}", log)
     read = {path.as_posix(): artifacts.sha256_file(path) for path in inputs}
-    state = record.state(spec, read)
+    state = record.state(spec, read | ({work: work} if work else {}))
     with artifacts.locked(state):
         resumed = any(not path.name.startswith(".") for path in state.iterdir())
         if resumed:
@@ -145,15 +268,25 @@ def run(
                 output.unlink(missing_ok=True)
             raise PerflowError(f"{spec_path}: was rewritten while {verb} ran; nothing was kept, run again")
         *made, cost = outputs
+        counts = {"seconds": 0, "cpu_seconds": 0, **(counts or {})}
         files = [*made, *(path.parent / entry["file"] for path in made for entry in record.named(path))]
         record.write(
             cost, spec.hash, read, made, bytes=sum(path.stat().st_size for path in files), resumed=resumed,
-            seconds=round(time.monotonic() - begun, 2), cpu_seconds=round(time.process_time() - cpu, 2),
+            seconds=round(counts.pop("seconds") + time.monotonic() - begun, 2),
+            cpu_seconds=round(counts.pop("cpu_seconds") + time.process_time() - cpu, 2),
             peak_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            **{"teacher_evaluations": 0, "student_passes": 0, **(counts or {})},
+            **{"teacher_evaluations": 0, "student_passes": 0, **_device_memory(), **counts},
         )  # fmt: skip
         shutil.rmtree(state)
     reporter.say(f"done in {_clock(time.monotonic() - begun)}")
+
+
+def _device_memory() -> dict[str, int]:
+    """The most memory that tensors took on the device, where there is one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {"device_peak_mib": round(torch.cuda.max_memory_allocated() / 2**20)}
 
 
 def _exhaust(result: Any, reporter: Reporter) -> dict[str, Any] | None:

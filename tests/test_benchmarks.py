@@ -17,9 +17,16 @@ def run(root, *command: str) -> list[str]:
 def test_stages_against_their_floor(root):
     lines = run(root, "benchmarks.stages", "--pairs", "512", "--steps", "3", "--repeats", "1", "--device", "cpu")
     rows = [line.split("|")[1].split(":")[0].strip() for line in lines if line.startswith("| ")]
-    assert rows == ["stage", "cache", "train", "sample"]
+    assert rows == ["stage", "cache", "train", "sample", "evaluate", "latency"]
     assert lines[-1].startswith("recipe: ")
 
 
-def test_growth_of_planning(root):
-    assert [line.split("|")[1].strip() for line in run(root, "benchmarks.growth", "--rows", "3")][2:] == ["1", "3"]
+def test_growth_of_planning_and_of_memory(root):
+    lines = run(root, "benchmarks.growth", "--rows", "3", "--pairs", "1000")
+    assert [line.split("|")[1].strip() for line in lines if line[:3].strip("| ").isdigit()] == ["1", "3", "1000"]
+
+
+def test_a_network_of_stable_diffusions_shape(root):
+    small = ["--width", "8", "--side", "8", "--batch", "2", "--steps", "2", "--device", "cpu"]
+    lines = run(root, "benchmarks.device", *small, "--checkpointing")
+    assert [len(line.split("|")) for line in lines] == [9]

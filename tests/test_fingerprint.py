@@ -6,6 +6,8 @@ import pytest
 
 from perflow import fingerprint
 
+CACHES = (fingerprint.fingerprint, fingerprint._tree, fingerprint._text, fingerprint._imports)
+
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
@@ -27,12 +29,12 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setattr(fingerprint, "_ROOT", root)
 
     def measure(*roots: str) -> str:
-        for cached in (fingerprint._tree, fingerprint._text, fingerprint._imports):
+        for cached in CACHES:
             cached.cache_clear()
         return fingerprint.fingerprint(*roots)
 
     yield root, measure
-    for cached in (fingerprint._tree, fingerprint._text, fingerprint._imports):
+    for cached in CACHES:
         cached.cache_clear()
 
 

@@ -5,7 +5,9 @@ import re
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from perflow import artifacts
 from perflow.config.rows import Optim
@@ -23,6 +25,12 @@ def network() -> nn.Module:
 
 def loss(model: nn.Module, step: int) -> torch.Tensor:
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+    return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+
+def shared_loss(model: nn.Module, step: int, share: slice) -> torch.Tensor:
+    """``loss`` of a share of its four items."""
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))[share]
     return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
 
@@ -202,3 +210,62 @@ def test_the_loss_falls(tmp_path):
     steps = list(Loop(network(), OPTIM.model_copy(update={"steps": 300}), tmp_path).run(loss))
     assert steps[-1].loss < 0.2 * steps[0].loss
     assert [step.step for step in steps] == sorted({step.step for step in steps})
+
+
+def test_a_batch_in_passes_is_the_batch(tmp_path):
+    """Four passes of one item: the same sums in another order."""
+    whole, cut = Loop(network(), OPTIM, tmp_path / "whole"), Loop(network(), OPTIM, tmp_path / "cut")
+    list(whole.run(loss))
+    list(cut.run_shared(shared_loss, 4, accumulate=4))
+    for name, value in whole.ema.state_dict().items():
+        torch.testing.assert_close(cut.ema.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    assert 0 < cut.activation_bytes < whole.activation_bytes
+    with pytest.raises(PerflowError, match=r"a batch of 4 cannot be cut into 1 \(processes\) x 3 \(accumulate\)"):
+        list(Loop(network(), OPTIM, tmp_path / "third").run_shared(shared_loss, 4, accumulate=3))
+
+
+class Waits(TorchDispatchMode):
+    """Counts what waits for a device: a number read from a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += operation is torch.ops.aten._local_scalar_dense.default
+        return operation(*args, **(kwargs or {}))
+
+
+def test_the_device_is_waited_for_when_it_is_looked_at_and_not_every_step(tmp_path):
+    """As often in 400 steps as in 40, points of the curve included."""
+    counts = []
+    for steps in (40, 400):
+        loop = Loop(network(), OPTIM.model_copy(update={"steps": steps}), tmp_path / str(steps))
+        loop.look_seconds = 1e9  # as on a device, where looking is waiting
+        with Waits() as waits:
+            assert len(list(loop.run(loss))) >= 40
+        counts.append(waits.count)
+    assert counts[0] == counts[1]
+
+
+@pytest.fixture
+def other_precision():
+    """accelerate allows a process one precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("other_precision")
+def test_in_bf16_weights_average_and_moments_stay_fp32(tmp_path):
+    kinds = []
+
+    def watched(model: nn.Module, step: int) -> torch.Tensor:
+        model[0].register_forward_hook(lambda module, given, said: kinds.append(said.dtype))
+        return loss(model, step)
+
+    loop = Loop(network(), OPTIM.model_copy(update={"steps": 2, "precision": "bf16"}), tmp_path)
+    list(loop.run(watched))
+    assert set(kinds) == {torch.bfloat16}
+    moments = [value for state in loop.optimizer.state.values() for value in state.values()]
+    assert {value.dtype for value in (*loop.model.parameters(), *loop.ema.parameters(), *moments)} == {torch.float32}

@@ -68,6 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", default="params.yaml", help="a study file [params.yaml]")
     parser.add_argument("--cores", default="all", help="cores Snakemake may use [all]")
+    parser.add_argument("--config", nargs="+", default=[], help="how it is run, as parts=8 processes=8")
     parser.add_argument("--record", action="store_true", help="in the end let DVC record what was made")
     arguments, rest = parser.parse_known_args()
     study = Path(arguments.study).resolve()
@@ -79,7 +80,7 @@ def main() -> int:
     _check_room(home)
     snakemake = [
         sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(home),
-        "--config", f"study={study}", "--cores", arguments.cores, *rest,
+        "--config", f"study={study}", *arguments.config, "--cores", arguments.cores, *rest,
     ]  # fmt: skip
     with open(home / ".perflow.lock", "a+") as lock:
         if not _taken(lock):

@@ -21,7 +21,7 @@ _DATASET = "Manifest of the data set."
 
 class Stage(NamedTuple):
     """A stage as a verb. The function ``perflow.stages.<verb>.<verb>`` takes the spec, then by their names
-    the inputs, ``out``, and whichever of ``state`` and ``device`` it has."""
+    the inputs, ``out``, whichever of ``state`` and ``device`` it has, and how it is run."""
 
     help: str
     inputs: dict[str, str]
@@ -29,11 +29,27 @@ class Stage(NamedTuple):
     beside: Callable[[Path], list[Path]] = lambda out: []
     """What the stage writes beside ``--out``, from its path."""
     cost: Callable[[Path], Path] = lambda out: out.with_name("cost.json")
+    running: tuple[Any, ...] = ()
+    """Options of how it is run, which are no matter of the row."""
 
 
 def _curve(out: Path) -> list[Path]:
     return [out.with_name("curve.jsonl")]
 
+
+_AT_LEAST_ONE = click.IntRange(1, 4096)
+_TRAINING = (
+    click.option("--processes", type=_AT_LEAST_ONE, default=1, show_default=True,
+                 help="Processes on this machine, one a GPU, that share each batch."),
+    click.option("--accumulate", type=_AT_LEAST_ONE, default=1, show_default=True,
+                 help="Passes, one after the other, that each of them cuts its share into."),
+    click.option("--checkpointing", is_flag=True, help="Keep less of a forward pass, and compute it again."),
+)  # fmt: skip
+
+_CACHING = (
+    click.option("--part", type=(int, int), metavar="I N",
+                 help="Make only part I of N of the shards; without it, what parts made is gathered."),
+)  # fmt: skip
 
 STAGES = {
     "fetch": Stage("Make a data set: images and captions in fixed splits, and its manifest.", {}),
@@ -48,11 +64,12 @@ STAGES = {
     ),
     "cache": Stage(
         "Let the teacher solve windows and keep their two ends (resumes shard by shard).",
-        {"teacher": _HANDLE.format("teacher"), "dataset": _DATASET},
+        {"teacher": _HANDLE.format("teacher"), "dataset": _DATASET}, running=_CACHING,
     ),
     "train": Stage(
         "Teach a student from window pairs (resumes to the same bytes).",
         {"start": _HANDLE.format("model the student starts from"), "pairs": "Manifest of the window pairs."}, _curve,
+        running=_TRAINING,
     ),
     "export": Stage(
         "Subtract the base: a delta whose header says all that is needed to use it, and the student's handle.",
@@ -83,6 +100,7 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
             click.option(f"--{name}", type=FILE, required=required, help=text)
             for name, text in STAGES[verb].inputs.items()
         ),
+        *STAGES[verb].running,
         click.option("--out", type=FILE, required=True, help="What is written; complete or absent."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
         click.option("--log", type=FILE, help="Also append progress to this file."),
@@ -97,7 +115,7 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
     return decorate
 
 
-def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_run: bool, **inputs: Path) -> None:
+def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_run: bool, **given: Any) -> None:
     """One stage under ``running.run``; the cost is the last thing it writes."""
     if dry_run:
         click.echo(json.dumps(artifacts.read_spec(spec)._asdict(), indent=1, ensure_ascii=False))
@@ -105,15 +123,41 @@ def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_ru
     from perflow import running
 
     stage, row = STAGES[verb], artifacts.read_spec(spec).row
+    inputs = {name: given.pop(name) for name in [option.replace("-", "_") for option in stage.inputs]}
+    if running.helps() and "processes" not in given:
+        raise PerflowError(f"{verb}: is the work of one process; start it without a launcher of several (RANK is set)")
+    processes = given.pop("processes", 1)
+    outputs, work = [out, *stage.beside(out), stage.cost(out)], ""
+    if given.get("part"):
+        from perflow.pairs import Part
+
+        given["part"] = part = Part(*given["part"])
+        if not 1 <= part.number <= part.of:
+            raise PerflowError(f"--part {part.number} {part.of}: parts are numbered from 1 to {part.of}")
+        outputs, work = [part.list(out), part.list(out).with_suffix(".cost.json")], f"part {part}"
+    running.follow()
+    if device in ("auto", "cuda"):
+        running.claim(processes)
     device = running.prepare(device, row.get("threads", 1))
 
     def call(found: artifacts.Spec, state: Path) -> Any:
         function = resolve_name(f"perflow.stages.{verb}:{verb}")
         offered = {"state": state, "device": device}
         wanted = [name for name in offered if name in inspect.signature(function).parameters]
-        return function(found, **inputs, out=out, **{name: offered[name] for name in wanted})
+        return function(found, **inputs, out=out, **{name: offered[name] for name in wanted}, **given)
 
-    running.run(verb, spec, call, [out, *stage.beside(out), stage.cost(out)], log, list(inputs.values()))
+    def together(found: artifacts.Spec, state: Path) -> Any:
+        again = {"spec": spec, "out": out, "device": device, **inputs, **given}
+        with running.together(processes, [verb, *_arguments(again)]):
+            return (yield from call(found, state))
+
+    running.run(verb, spec, together if processes > 1 else call, outputs, log, list(inputs.values()), work)
+
+
+def _arguments(options: dict[str, Any]) -> list[str]:
+    """Options as they stand on a command line."""
+    words = ((f"--{name.replace('_', '-')}", value) for name, value in options.items() if value is not False)
+    return [part for name, value in words for part in ([name] if value is True else [name, str(value)])]
 
 
 @_options("sample", required=False)

@@ -9,6 +9,7 @@ from perflow.config import places
 from perflow.config.rows import Pretrained
 from perflow.config.study import Study
 from perflow.core import SOLVER_CALLS, WINDOW
+from perflow.core.grid import dashed, each_window
 from perflow.errors import PerflowError
 from perflow.models import OPTIONS
 
@@ -20,8 +21,11 @@ _RATES = {"pairs": 1.0e-3, "training": 1.6e-3, "samples": 6.0e-4, "start": 9.0, 
 def pair_evaluations(study: Study, name: str) -> int:
     """Network evaluations of the teacher for one cache."""
     row = study.pairs[name]
-    each = row.window_steps * (SOLVER_CALLS | {WINDOW: 1})[row.solver] * (1 if row.guidance == 1 else 2)
-    return -(-row.count // (len(row.edges) - 1)) * (len(row.edges) - 1) * each
+    windows = len(row.edges) - 1
+    calls = [(SOLVER_CALLS | {WINDOW: 1})[solver] for solver in each_window(row.solver, windows)]
+    steps = each_window(row.window_steps, windows)
+    asked = sum(call * count for call, count in zip(calls, steps, strict=True)) * (1 if row.guidance == 1 else 2)
+    return -(-row.count // windows) * asked
 
 
 def sample_evaluations(study: Study, name: str) -> int:
@@ -102,7 +106,7 @@ def _work(study: Study, table: str, name: str) -> str:
         case "pairs":
             row = study.pairs[name]
             return (
-                f"{row.count:,} pairs, {len(row.edges) - 1} windows x {row.window_steps} {row.solver},"
+                f"{row.count:,} pairs, {len(row.edges) - 1} windows x {dashed(row.window_steps)} {dashed(row.solver)},"
                 f" w={row.guidance:g}, {pair_evaluations(study, name):,} teacher evaluations"
             )
         case "students":

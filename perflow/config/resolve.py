@@ -17,7 +17,7 @@ from perflow.config.families import check_family
 from perflow.config.load import checked, known, load_params
 from perflow.config.study import Skipped, Study
 from perflow.core import SOLVER_CALLS, WINDOW
-from perflow.core.grid import lay, stretches
+from perflow.core.grid import each_window, lay, stretches
 from perflow.datasets import DATASETS
 from perflow.errors import PerflowError
 from perflow.methods import METHODS, configuration
@@ -53,7 +53,8 @@ def _resolve(params: rows.Params, text: str) -> Study:
         if extractor.kind == CLASSIFIER:
             known("dataset", f"extractors.{name}.dataset", extractor.dataset, params.datasets)
     for name, recipe in params.pairs.items():
-        known("solver", f"pairs.{name}.solver", recipe.solver, (*SOLVER_CALLS, *([WINDOW] if recipe.teacher else [])))
+        for solver in each_window(recipe.solver, 1):
+            known("solver", f"pairs.{name}.solver", solver, (*SOLVER_CALLS, *([WINDOW] if recipe.teacher else [])))
     known("extractor", "evaluation.extractor", params.evaluation.extractor, params.extractors)
     for metric in params.evaluation.metrics:
         known("metric", "evaluation.metrics", metric, METRICS)
@@ -133,7 +134,12 @@ def _start(params: rows.Params, place: str, recipe: rows.StudentRecipe, base: st
 def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[float]) -> str:
     name = f"{base}-{recipe}-{label}"
     source = study.params.pairs[recipe]
-    teacher, window_steps = None, math.ceil(source.steps / (len(edges) - 1))
+    windows = len(edges) - 1
+    for field in ("solver", "steps"):
+        given = getattr(source, field)
+        if isinstance(given, list) and len(given) != windows:
+            raise PerflowError(f"pairs.{recipe}.{field}: {given} is for {len(given)} windows; '{name}' has {windows}")
+    teacher, window_steps = None, _window_steps(source, windows)
     if source.teacher is not None:
         teacher, window_steps = _taught_pairs(study.params, f"pairs.{recipe}", source, base, label, edges)
     row = rows.Pairs(
@@ -145,17 +151,24 @@ def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[flo
     return name
 
 
+def _window_steps(source: rows.PairsRecipe, windows: int) -> int | list[int]:
+    """Teacher steps of a window, one number where all have as many."""
+    return source.steps if isinstance(source.steps, list) else math.ceil(source.steps / windows)
+
+
 def _taught_pairs(
     params: rows.Params, place: str, source: rows.PairsRecipe, base: str, label: str, edges: list[float]
-) -> tuple[str, int]:
+) -> tuple[str, int | list[int]]:
     """The student that makes pairs, and its steps a window: on its own windows if it is sampled on them."""
     found = link(params, f"{place}.teacher", source.teacher, base, label)
     windowed = WINDOW in found.recipe.trials.solvers
-    if windowed != (source.solver == WINDOW):
+    if windowed != (source.solver == WINDOW) or (not windowed and WINDOW in each_window(source.solver, 1)):
         valid = f"is sampled on its windows: {WINDOW}" if windowed else f"is not: one of {', '.join(SOLVER_CALLS)}"
         raise PerflowError(f"{place}.solver: the teacher '{source.teacher}' {valid}; got {source.solver!r}")
     if not windowed:
-        return found.row, math.ceil(source.steps / (len(edges) - 1))
+        return found.row, _window_steps(source, len(edges) - 1)
+    if isinstance(source.steps, list):
+        raise PerflowError(f"{place}.steps: a student on its own windows takes one number, got {source.steps}")
     try:
         return found.row, len(stretches(found.edges, source.steps, edges)[0])
     except PerflowError as error:

@@ -237,10 +237,11 @@ class PairsRecipe(Row):
     guidance: Guidance
     drop: Share = 0.0
     """Share of pairs whose caption is the empty one (CFG-sync), decided by pair index."""
-    solver: str = "ddim"
-    steps: Count
-    """Teacher steps from t=1 to t=0; a window gets ceil(steps / windows). A student solved on its own windows
-    (solver ``window``) takes them as when it is sampled."""
+    solver: str | Annotated[list[str], Field(min_length=1)] = "ddim"
+    """One for all windows, or one each."""
+    steps: Count | Annotated[list[Count], Field(min_length=1)]
+    """Teacher steps from t=1 to t=0, of which a window gets ceil(steps / windows); or a list, the steps of each
+    window. A student solved on its own windows (solver ``window``) takes them as when it is sampled."""
     count: Count
     teacher: Name | None = None
     """An entry of ``students`` that makes the pairs; None: the base."""
@@ -252,7 +253,7 @@ class Pairs(PairsRecipe):
     base: Name
     dataset: Name
     edges: WindowEdges
-    window_steps: Count
+    window_steps: Count | list[Count]
 
 
 def _check_once(values: list) -> list:

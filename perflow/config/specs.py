@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,34 @@ def write_specs(study: Study, home: str | Path = ".", label: str = ".") -> None:
     ``label`` is what the study's home is called in MLflow: "." for the repository's own study.
     """
     for place, content in specs(study, label).items():
-        path, text = Path(home) / place, artifacts.dumps(content)
-        if not path.is_file() or path.read_bytes() != text.encode():
-            artifacts.write_text(path, text)
+        path, text = os.path.join(home, place), artifacts.dumps(content)
+        try:
+            with open(path, "rb") as file:
+                same = file.read() == text.encode()
+        except FileNotFoundError:
+            same = False
+        if not same:
+            artifacts.write_text(path, text, durable=False)
 
 
 def specs(study: Study, label: str = ".") -> dict[Path, dict[str, Any]]:
     """Every file of results/specs/ and its content."""
-    rows = {places.spec(table, name): study.spec(table, name) for table in TABLES for name in getattr(study, table)}
-    return rows | {places.SUMMARY: summary(study, label)}
+    rows = {(table, name): study.spec(table, name) for table in TABLES for name in getattr(study, table)}
+    hashes: dict[str, dict[str, str]] = {table: {} for table in TABLES}
+    for (table, name), content in rows.items():
+        hashes[table][name] = artifacts.spec_hash(content)
+    return {places.spec(*row): content for row, content in rows.items()} | {
+        places.SUMMARY: _summary(study, label, hashes)
+    }
 
 
 def summary(study: Study, label: str = ".") -> dict[str, Any]:
     """results/specs/study.json: what the report and the tracker list, and nothing they would have to guess."""
+    return specs(study, label)[places.SUMMARY]
+
+
+def _summary(study: Study, label: str, hashes: dict[str, dict[str, str]]) -> dict[str, Any]:
     params = study.params
-    hashes = {
-        table: {name: artifacts.spec_hash(study.spec(table, name)) for name in getattr(study, table)}
-        for table in TABLES
-    }
     return {
         "name": study.name,
         "seed": study.seed,

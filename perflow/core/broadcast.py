@@ -25,4 +25,4 @@ def per_item(value: float | Tensor, like: Tensor) -> Tensor:
     value = torch.as_tensor(value, dtype=working_dtype(like))
     if value.ndim == 0:
         return value
-    return value.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
+    return value.to(like.device, non_blocking=True).reshape(-1, *[1] * (like.ndim - 1))

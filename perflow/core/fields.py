@@ -65,4 +65,4 @@ def follow(network: Denoiser, flow: PiecewiseFlow, x: Tensor, steps: Iterable[Wi
 
 def _timesteps(index: Tensor, x: Tensor) -> Tensor:
     """One timestep an item, [B] fp32 on x's device."""
-    return index.to(device=x.device, dtype=torch.float32).expand(len(x))
+    return index.to(torch.float32).to(x.device, non_blocking=True).expand(len(x))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from perflow.errors import PerflowError
 
@@ -32,9 +32,14 @@ def lay(windows: int, count: int) -> list[WindowStep]:
     ]
 
 
-def each_window(guidance: float | Sequence[float], windows: int) -> list[float]:
-    """Guidance of every window, from one number for all or one each."""
-    return [guidance] * windows if isinstance(guidance, int | float) else list(guidance)
+def each_window(given: Any, windows: int) -> list[Any]:
+    """What is given for every window, from one value for all or a list of one each: guidance, steps, solvers."""
+    return list(given) if isinstance(given, list | tuple) else [given] * windows
+
+
+def dashed(given: Any) -> str:
+    """One value as text, or one a window with dashes between: 8, or 12-8-6-6."""
+    return "-".join(map(str, each_window(given, 1)))
 
 
 def stretches(own: Sequence[float], count: int, edges: Sequence[float]) -> list[list[WindowStep]]:

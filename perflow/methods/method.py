@@ -21,5 +21,6 @@ class Method(Protocol):
 
     def loss(self, student: Learner, target: Learner, pairs: PairBatch, rng: torch.Generator) -> torch.Tensor:
         """A scalar. ``target`` is the student's EMA copy, which takes no gradient; ``rng`` is on the CPU and a
-        function of (seed, step)."""
+        function of (seed, step). ``pairs`` may be a share of the step's batch: what is drawn for each pair is drawn by
+        ``rng.per_item``, and the losses of equal shares must average to that of the batch."""
         ...

@@ -48,21 +48,23 @@ class PiecewiseReflow(Method):
         """Mean penalty of what the student says at x_t against the window's target."""
         from perflow.core.penalties import PENALTIES, mean_square
 
-        u = self._draw(len(pairs.k), rng).to(pairs.start.device)
+        u = self._draw(len(pairs.k), rng)
         x = student.flow.interpolate(pairs.start, pairs.end, pairs.k, u)
         said = student.says(x, pairs.k, u, pairs.condition)
         error = mean_square(said, student.flow.target(pairs.start, pairs.end, pairs.k))
         if self.weighting == "endpoint":
-            error = error * student.flow.endpoint_weight(pairs.k).to(error)
+            error = error * student.flow.endpoint_weight(pairs.k).to(error, non_blocking=True)
         elif self.weighting == "velocity":
-            error = error * student.flow.velocity_weight(pairs.k, u).to(error)
+            error = error * student.flow.velocity_weight(pairs.k, u).to(error, non_blocking=True)
         return PENALTIES[self.penalty](error).mean()
 
     def _draw(self, count: int, rng: torch.Generator) -> torch.Tensor:
         import torch
 
+        from perflow.core.rng import per_item
+
         if self.positions == "uniform":
-            u = torch.rand(count, generator=rng)
+            u = per_item(count, rng, lambda n: torch.rand(n, generator=rng))
         else:
-            u = torch.randint(self.positions, (count,), generator=rng) / self.positions
+            u = per_item(count, rng, lambda n: torch.randint(self.positions, (n,), generator=rng) / self.positions)
         return u**self.power

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perflow import artifacts
+from perflow.core.grid import dashed
 from perflow.errors import PerflowError
 from perflow.models import PIPELINES
 from perflow.report.study import METRICS, WINDOW, metric_name
@@ -197,7 +198,7 @@ def _facts(header: Header, base: Mapping[str, Any], numbers: Measured | None) ->
     if numbers is not None:
         pairs = numbers.pairs
         facts.append((
-            "pairs", f"{pairs['count']} of {pairs['solver']}, {count(pairs['window_steps'], 'step')} a window,"
+            "pairs", f"{pairs['count']} of {dashed(pairs['solver'])}, {count(pairs['window_steps'], 'step')} a window,"
             f" guidance {pairs['guidance']:g}, starts: {pairs['starts']}, data set {pairs['dataset']}"
             + (f", teacher {pairs['teacher']}" if pairs.get("teacher") else ""),
         ))  # fmt: skip

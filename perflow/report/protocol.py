@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from perflow.core.grid import dashed
 from perflow.report.data import Report
 from perflow.report.html import Cell, Html, folded, pre, table
 from perflow.report.words import count
@@ -53,7 +54,7 @@ def _pairs(row: dict[str, Any]) -> str:
         mode = f"made by {row['teacher']} at guidance {row['guidance']:g}"
     return (
         f"{row['count']:,} window pairs, {mode}, starts: {row['starts']}, "
-        f"{row['solver']} with {count(row['steps'], 'step')}"
+        f"{dashed(row['solver'])} with {count(row['steps'], 'step')}"
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from perflow.core.grid import dashed
 from perflow.report.reading import NOT_SEEN, SEEN
 
 NOT_TESTED = "not tested"
@@ -29,8 +30,10 @@ def signed(value: float) -> str:
     return ("−" if value < 0 else "+") + number(abs(value))
 
 
-def count(value: float, noun: str) -> str:
-    """``1 step``, ``4 steps``."""
+def count(value: float | list[int], noun: str) -> str:
+    """``1 step``, ``4 steps``; of a list, one a window, ``12-8-6-6 steps``."""
+    if isinstance(value, list):
+        return f"{dashed(value)} {noun}s"
     return f"{int(value)} {noun}" + ("" if value == 1 else "s")
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from perflow import artifacts, pairs
+from perflow import artifacts, pairs, record
 from perflow.artifacts import Spec
 from perflow.config.rows import Pairs
 from perflow.core import WINDOW, guidance
 from perflow.core.chunks import chunked
 from perflow.core.condition import take
 from perflow.core.fields import base_field, follow
-from perflow.core.grid import stretches
+from perflow.core.grid import each_window, stretches
 from perflow.core.rng import generator, normal
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.core.windows import Windows
@@ -27,7 +29,13 @@ from perflow.models import handle
 
 
 def cache(
-    spec: Spec, teacher: Path, dataset: Path, out: Path, device: str = "cpu", shard_items: int = 1024
+    spec: Spec,
+    teacher: Path,
+    dataset: Path,
+    out: Path,
+    device: str = "cpu",
+    shard_items: int = 1024,
+    part: pairs.Part | None = None,
 ) -> Generator[Step, None, dict[str, int]]:
     """Write shards beside ``out`` and last ``out``, the manifest of the pairs.
 
@@ -35,20 +43,29 @@ def cache(
     windows (``starts: trajectory``); of a ``mixture`` the first half of each window's pairs are of trajectories.
     Everything about item i is a function of (seed, i), so neither chunks nor shards nor an interruption
     change its bytes. A sound shard of this spec is kept.
+
+    A ``part`` makes every so many-th shard and writes their list, beside ``out`` and not ``out``: a job of its own,
+    on whatever device. Once all parts are there, the whole only lists them.
     """
     row = Pairs.model_validate(spec.row)
     work = _Work.load(spec, row, teacher, dataset, device)
     folder = out.parent
-    entries = []
     shards = work.shards(shard_items)
-    for index, (items, crossed) in enumerate(shards):
+    numbers = range(len(shards))[(part.number - 1) :: part.of] if part else range(len(shards))
+    entries, evaluated = [], 0
+    for done, index in enumerate(numbers):
+        items, crossed = shards[index]
         path = folder / pairs.shard_name(index)
         header = {"spec": spec.hash, "teacher": work.teacher.sha256, "items": [int(items[0]), int(items[-1])]}
         if not _sound(path, header):
             tensors = work.solve(items, crossed)
             artifacts.write_tensors(path, tensors, header | {"sha256": artifacts.tensor_hash(tensors)})
         entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
-        yield Step("pairs", int(items[-1]) + 1, int(shards[-1][0][-1]) + 1)
+        evaluated += work.evaluations(items, crossed)
+        yield Step("pairs", done + 1, len(numbers))
+    if part:
+        artifacts.write_json(part.list(out), {"spec": spec.hash, "part": str(part), "shards": entries})
+        return {"teacher_evaluations": evaluated}
     conditions = folder / pairs.CONDITIONS
     artifacts.write_tensors(conditions, work.conditions, {"spec": spec.hash, "captions": work.captions})
     artifacts.write_json(out, {
@@ -57,11 +74,18 @@ def cache(
         "teacher": {"name": work.teacher.name, "sha256": work.teacher.sha256},
         "edges": row.edges, "starts": row.starts, "solver": row.solver, "window_steps": row.window_steps,
         "guidance": row.guidance, "drop": row.drop, "count": work.pairs,
-        "teacher_evaluations": work.evaluations,
+        "teacher_evaluations": evaluated,
         "shards": entries,
         "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},
     })  # fmt: skip
-    return {"teacher_evaluations": work.evaluations}
+    return {"teacher_evaluations": evaluated, **_spent(spec, out)}
+
+
+def _spent(spec: Spec, out: Path) -> dict[str, float]:
+    """Seconds that the parts of this cache took, as far as they are still listed."""
+    records = [record.read(path) for path in sorted(out.parent.glob("part-*-of-*.cost.json"))]
+    of_this = [found for found in records if found["spec"] == spec.hash]
+    return {name: sum(found[name] for found in of_this) for name in ("seconds", "cpu_seconds")}
 
 
 def _sound(path: Path, header: dict) -> bool:
@@ -82,7 +106,7 @@ class _Work:
     spec: Spec
     row: Pairs
     teacher: handle.Model
-    latents: Tensor
+    data: Any
     captions: list[str]
     caption_of: Tensor
     conditions: dict[str, Tensor]
@@ -97,10 +121,15 @@ class _Work:
         captions = [*([""] if model.base.has_null else []), *sorted(set(texts))]
         number = {caption: i for i, caption in enumerate(captions)}
         return cls(
-            spec, row, model, model.base.encode(store.images(data)), captions,
+            spec, row, model, data, captions,
             torch.tensor([number[text] for text in texts]), model.base.embed(captions), Windows(tuple(row.edges)),
             device,
         )  # fmt: skip
+
+    @cached_property
+    def latents(self) -> Tensor:
+        """All images' latents, encoded when a pair is made first."""
+        return self.teacher.base.encode(store.images(self.data))
 
     @property
     def pairs(self) -> int:
@@ -111,12 +140,17 @@ class _Work:
     def _per_window(self) -> int:
         return -(-self.row.count // len(self.windows))
 
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations of the teacher for all pairs."""
-        row = self.row
-        calls = row.window_steps if row.solver == WINDOW else evaluations(row.solver, row.window_steps)
-        return self.pairs * calls * guidance.nfe(row.guidance)
+    def evaluations(self, items: Tensor, crossed: range) -> int:
+        """Network evaluations of the teacher for ``items``, each across the windows ``crossed``."""
+        calls = sum(
+            steps if solver == WINDOW else evaluations(solver, steps) for solver, steps in map(self._ways, crossed)
+        )
+        return len(items) * calls * guidance.nfe(self.row.guidance)
+
+    def _ways(self, k: int) -> tuple[str, int]:
+        """Solver and steps across window k."""
+        count = len(self.windows)
+        return each_window(self.row.solver, count)[k], each_window(self.row.window_steps, count)[k]
 
     def shards(self, size: int) -> list[tuple[Tensor, range]]:
         """Consecutive items of each shard, and the windows that each of them crosses."""
@@ -160,5 +194,6 @@ class _Work:
             own = teacher.flow.windows.edges
             return follow(network, teacher.flow, x, stretches(own, row.steps, row.edges)[k])
         field = base_field(network, teacher.base.schedule, teacher.base.prediction)
-        times = torch.linspace(0, 1, row.window_steps + 1, dtype=torch.float64)
-        return SOLVERS[row.solver](field, x, self.windows.time(k, times).tolist(), teacher.base.schedule)
+        solver, steps = self._ways(k)
+        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        return SOLVERS[solver](field, x, self.windows.time(k, times).tolist(), teacher.base.schedule)

@@ -14,41 +14,61 @@ from perflow.artifacts import Spec
 from perflow.config.rows import Student
 from perflow.core.learner import Learner
 from perflow.core.piecewise import PiecewiseFlow
-from perflow.core.rng import generator
+from perflow.core.rng import per_item, step_generator
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
-from perflow.loop import Loop, Step
+from perflow.loop import Loop, Step, team
 from perflow.models import handle
 from perflow.pairs import PairCache
 
 
 def train(
-    spec: Spec, start: Path, pairs: Path, out: Path, state: Path, device: str = "cpu"
-) -> Generator[Step, None, dict[str, int]]:
+    spec: Spec,
+    start: Path,
+    pairs: Path,
+    out: Path,
+    state: Path,
+    device: str = "cpu",
+    accumulate: int = 1,
+    checkpointing: bool = False,
+) -> Generator[Step, None, dict[str, float]]:
     """Write ``out``, the student's averaged weights (fp32), and ``curve.jsonl`` beside it.
 
     ``start`` is the handle of the model whose weights it starts from: its base, or a student of the same base.
     The batch is a function of (seed, step), so the same command after an interruption ends with the
     same bytes. PerflowError if the pairs are of another base or other windows.
+
+    Where and in how many pieces it is computed is no matter of the row, and changes sums by rounding only: several
+    processes of accelerate each take their slice of every batch, in ``accumulate`` passes; ``checkpointing`` keeps
+    less of a forward pass and computes it again. The main process alone writes.
     """
     row = Student.model_validate(spec.row)
     model = handle.load(start, device)
-    cache = PairCache.load(pairs, device)
+    own, processes = team(device)
+    cache = PairCache.load(pairs, device, share=slice(own, None, processes))
     _check(row, model, cache, pairs)
     flow = PiecewiseFlow(
         model.base.schedule, Windows(tuple(row.edges)), row.path, row.prediction, model.base.prediction
     )
     method = methods.make(row.method)
     unet = copy.deepcopy(model.unet).requires_grad_(True)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
     loop = Loop(unet, row.training, state, "train", device)
     target = Learner(model.base.network(loop.ema), flow)
 
-    def loss(network: nn.Module, step: int) -> Tensor:
-        rng = generator(spec.seed, "train", row.seed, step)
-        batch = cache.batch(torch.randint(len(cache), (row.training.batch,), generator=rng))
-        return method.loss(Learner(model.base.network(network), flow), target, batch, rng)
+    def loss(network: nn.Module, step: int, share: slice) -> Tensor:
+        rng = step_generator(row.training.batch, share, spec.seed, "train", row.seed, step)
+        chosen = per_item(row.training.batch, rng, lambda n: torch.randint(len(cache), (n,), generator=rng))
+        return method.loss(Learner(model.base.network(network), flow), target, cache.batch(chosen), rng)
 
-    yield from loop.run(loss)
+    yield from loop.run_shared(loss, row.training.batch, accumulate)
+    counts = {
+        "student_passes": row.training.steps * row.training.batch * method.passes,
+        "activation_mib": round(loop.activation_bytes / 2**20, 3), "processes": processes,
+    }  # fmt: skip
+    if not loop.main:
+        return counts
     weights = loop.ema.state_dict()
     header = {
         "spec": spec.hash, "base": {"name": row.base, "sha256": model.base_sha256}, "steps": row.training.steps,
@@ -56,7 +76,7 @@ def train(
     }  # fmt: skip
     artifacts.write_jsonl(out.parent / "curve.jsonl", loop.curve)
     artifacts.write_tensors(out, weights, header)
-    return {"student_passes": row.training.steps * row.training.batch * method.passes}
+    return counts
 
 
 def _check(row: Student, model: handle.Model, cache: PairCache, path: Path) -> None:

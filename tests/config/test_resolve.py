@@ -5,7 +5,8 @@ import json
 import pytest
 
 from perflow import config, fingerprint
-from perflow.config import TABLES
+from perflow.config import TABLES, plan
+from perflow.config.plan import pair_evaluations
 from perflow.errors import PerflowError
 
 
@@ -175,4 +176,29 @@ def test_a_method_says_what_it_needs_of_its_row(tiny_params, write_params):
     with pytest.raises(
         PerflowError, match=r"students.perflow.path: the method consistency needs diffusion; got 'straight'"
     ):
+        load(write_params, tiny_params)
+
+
+def test_steps_and_solvers_may_be_one_a_window_and_are_counted(tiny_params, write_params):
+    """What is planned is the sum over the windows; heun asks twice a step, guidance twice a call."""
+    tiny_params["pairs"]["fixed"] |= {"steps": [3, 2], "solver": ["heun", "ddim"], "guidance": 4.5, "count": 10}
+    tiny_params["students"]["perflow"]["windows"] = 2
+    study = load(write_params, tiny_params)
+    assert study.pairs["eps-fixed-k2"].window_steps == [3, 2]
+    assert pair_evaluations(study, "eps-fixed-k2") == 5 * (3 * 2 + 2) * 2
+    assert "2 windows x 3-2 heun-ddim" in plan(study)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("steps", [3, 2, 1], r"pairs.fixed.steps: \[3, 2, 1\] is for 3 windows; 'eps-fixed-k2' has 2"),
+        ("solver", ["ddim"], r"pairs.fixed.solver: \['ddim'\] is for 1 windows; 'eps-fixed-k2' has 2"),
+        ("solver", ["ddim", "euler"], r"pairs.fixed.solver: no 'euler'|euler"),
+    ],
+)
+def test_a_list_of_another_length_than_the_windows_is_refused(field, value, says, tiny_params, write_params):
+    tiny_params["pairs"]["fixed"][field] = value
+    tiny_params["students"]["perflow"]["windows"] = 2
+    with pytest.raises(PerflowError, match=says):
         load(write_params, tiny_params)

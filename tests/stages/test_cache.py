@@ -11,7 +11,7 @@ from perflow.core.rng import normal
 from perflow.core.solvers import SOLVERS
 from perflow.errors import PerflowError
 from perflow.models import handle
-from perflow.pairs import PairCache
+from perflow.pairs import PairCache, Part
 from perflow.stages.cache import cache
 from tests.stages.conftest import cost, finish, grown
 
@@ -52,6 +52,22 @@ def test_interrupted_it_resumes_shard_by_shard_to_the_same_bytes(tiny, tmp_path)
     assert {p.name: p.read_bytes() for p in whole.parent.iterdir()} == {
         p.name: p.read_bytes() for p in broken.parent.iterdir()
     }
+
+
+def test_parts_made_apart_and_gathered_are_the_cache(tiny, tmp_path):
+    """Bytes of one job; what gathers them asks the teacher nothing."""
+    whole, parts = tmp_path / "whole/manifest.json", tmp_path / "parts/manifest.json"
+    options = {"shard_items": 24}
+    counted = cost(run(tiny, "eps-fixed-k2", "eps", whole, **options))
+    made = [cost(run(tiny, "eps-fixed-k2", "eps", parts, part=Part(i, 3), **options)) for i in (3, 1, 2)]
+    assert not parts.exists()
+    assert sum(one["teacher_evaluations"] for one in made) == counted["teacher_evaluations"]
+    times = {path: path.stat().st_mtime_ns for path in parts.parent.glob("shard-*")}
+    assert len(times) == 6
+    assert cost(run(tiny, "eps-fixed-k2", "eps", parts, **options)) == counted
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    for path in whole.parent.iterdir():
+        assert (parts.parent / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "other spec"])
@@ -139,3 +155,18 @@ def test_an_altered_base_is_refused_by_name(tiny, tmp_path):
     weights.write_bytes(data)
     with pytest.raises(PerflowError, match=r"diffusion_pytorch_model.safetensors: altered.*delete .*model.json"):
         finish(run(tiny, "eps-fixed-k2", "eps", tmp_path / "manifest.json"))
+
+
+def test_each_window_has_its_own_solver_and_steps(tiny, tiny_params, write_params, tmp_path):
+    """A window of a mixed cache is that window of a cache made with its solver throughout."""
+    made, counted = {}, {}
+    for name, solver, steps in (("mixed", ["heun", "ddim"], [1, 3]), ("heun", "heun", 2), ("ddim", "ddim", 6)):
+        tiny_params["pairs"]["fixed"] |= {"solver": solver, "steps": steps}
+        study = grown(tiny, tiny_params, write_params)
+        counted[name] = cost(run(study, "eps-fixed-k2", "eps", tmp_path / name / "manifest.json"))[
+            "teacher_evaluations"
+        ]
+        made[name] = PairCache.load(tmp_path / name / "manifest.json")
+    for k, name in enumerate(("heun", "ddim")):
+        assert torch.equal(made["mixed"].end[made["mixed"].k == k], made[name].end[made[name].k == k])
+    assert counted["mixed"] == (counted["heun"] + counted["ddim"]) / 2

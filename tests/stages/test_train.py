@@ -1,6 +1,9 @@
 """Training learns, resumes exactly, refuses foreign pairs; what is exported is what was trained."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from perflow.errors import PerflowError
 from perflow.models import handle
 from perflow.pairs import PairCache
 from perflow.stages import train as stage
-from tests.stages.conftest import finish
+from tests.stages.conftest import cost, finish
 
 STUDENT, PAIRS = "eps-perflow-k2-s0", "eps-fixed-k2"
 
@@ -30,6 +33,41 @@ def test_interrupted_training_ends_with_the_same_bytes(tiny, tmp_path, monkeypat
     assert resumed[0].step > 9 - 1
     assert out.read_bytes() == done.read_bytes()
     assert out.with_name("curve.jsonl").read_bytes() == done.with_name("curve.jsonl").read_bytes()
+
+
+def test_two_processes_teach_the_same_student_in_passes_and_the_row_does_not_know(tiny, root, tmp_path):
+    """The command itself: one record, one writer, the curve and the weights of one process up to rounding."""
+    out, done = tmp_path / "two/ema.safetensors", tiny.handle(STUDENT).with_name("ema.safetensors")
+    given = {"spec": f"results/specs/students/{STUDENT}.json", "start": "results/bases/eps/model.json",
+             "pairs": f"results/pairs/{PAIRS}/manifest.json", "out": out}  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "perflow", "train", "--device", "cpu", "--processes", "2", "--accumulate", "2",
+         *(word for name, value in given.items() for word in (f"--{name}", str(value)))],
+        cwd=tiny.home, env={**os.environ, "PYTHONPATH": str(root)}, check=True,
+    )  # fmt: skip
+    record = artifacts.read_json(out.with_name("cost.json"))
+    assert (record["processes"], record["spec"]) == (2, tiny.spec("students", STUDENT).hash)
+    ours, theirs = (artifacts.read_jsonl(path.with_name("curve.jsonl")) for path in (out, done))
+    for name in ("step", "lr", "loss", "grad_norm"):
+        assert [point[name] for point in ours] == pytest.approx([point[name] for point in theirs], rel=1e-4)
+    two, one = (artifacts.read_tensors(path)[0] for path in (out, done))
+    assert apart(two, one) < 0.01 * apart(one, handle.load(tiny.handle("eps")).unet.state_dict())
+
+
+def apart(first: dict, second: dict) -> float:
+    """Distance of two networks, all weights together."""
+    return float(sum((value - second[name]).square().sum() for name, value in first.items()).sqrt())
+
+
+def test_checkpointing_keeps_less_and_teaches_the_same(tiny, tmp_path):
+    kept = {}
+    for checkpointing in (False, True):
+        out = tmp_path / str(checkpointing) / "ema.safetensors"
+        arguments = tiny.spec("students", STUDENT), tiny.handle("eps"), tiny.pairs(PAIRS), out, out.parent / "state"
+        kept[checkpointing] = cost(stage.train(*arguments, checkpointing=checkpointing))["activation_mib"]
+    assert kept[True] < 0.6 * kept[False]
+    plain, again = (artifacts.read_tensors(tmp_path / name / "ema.safetensors")[0] for name in ("False", "True"))
+    assert apart(again, plain) < 0.01 * apart(plain, handle.load(tiny.handle("eps")).unet.state_dict())
 
 
 def test_pairs_of_another_base_are_refused(tiny, tmp_path):

@@ -14,6 +14,8 @@ rule base:
     threads: lambda wildcards: STUDY.bases[wildcards.base].threads
     resources:
         gpu=GPU,
+        mem_mb=4000,
+        runtime=120,
     params:
         verb=verb_of_base,
     shell:

@@ -4,6 +4,7 @@ rule cache:
         spec="results/specs/pairs/{pairs}.json",
         teacher=teacher_of_pairs,
         dataset=dataset_of_pairs,
+        parts=parts_of_pairs,
     output:
         manifest="results/pairs/{pairs}/manifest.json",
         cost="results/pairs/{pairs}/cost.json",
@@ -13,6 +14,32 @@ rule cache:
     threads: 1
     resources:
         gpu=GPU,
+        mem_mb=4000,
+        runtime=240,
     shell:
         "perflow cache --spec {input.spec:q} --teacher {input.teacher:q}"
         " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"
+
+
+rule part:
+    """Make a part of the window pairs {wildcards.pairs}: its shards stay, its list goes once they are gathered."""
+    input:
+        spec="results/specs/pairs/{pairs}.json",
+        teacher=teacher_of_pairs,
+        dataset=dataset_of_pairs,
+    output:
+        shards=temp("results/pairs/{pairs}/part-{part}-of-{parts}.json"),
+        cost=temp("results/pairs/{pairs}/part-{part}-of-{parts}.cost.json"),
+    log:
+        "logs/cache/{pairs}-{part}-of-{parts}.log",
+    priority: 30
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=240,
+    params:
+        manifest=lambda wildcards: f"results/pairs/{wildcards.pairs}/manifest.json",
+    shell:
+        "perflow cache --part {wildcards.part} {wildcards.parts} --spec {input.spec:q} --teacher {input.teacher:q}"
+        " --dataset {input.dataset:q} --out {params.manifest:q} --log {log:q}"

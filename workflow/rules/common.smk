@@ -20,7 +20,15 @@ from perflow.errors import PerflowError, refused, unwritable
 STUDY_FILE = ROOT / config.get("study", "params.yaml")
 # The repository as seen from the study's home: relative, so that another place on the disk reruns nothing.
 HERE = Path(os.path.relpath(ROOT))
-GPU = int(shutil.which("nvidia-smi") is not None)
+# Where and in how many pieces a row is computed is no matter of the row: a profile says it, or `--config`.
+# gpu: 1 where jobs find a GPU, though Snakemake itself may run elsewhere; parts: jobs that make a row's pairs;
+# processes (GPUs), accumulate and checkpointing: of a training.
+GPU = int(config.get("gpu", shutil.which("nvidia-smi") is not None))
+PARTS = int(config.get("parts", 1))
+PROCESSES = int(config.get("processes", 1))
+TRAINING = f"--processes {PROCESSES} --accumulate {int(config.get('accumulate', 1))}" + (
+    " --checkpointing" if config.get("checkpointing") else ""
+)
 
 
 def one_line(record):
@@ -57,14 +65,14 @@ except OSError as error:
 WORKER = shlex.quote(str(HERE / "workflow" / "worker.py"))
 CODE = shlex.quote(os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
 shell.prefix(
-    f"export PYTHONPATH={CODE}; "
+    f"export PYTHONPATH={CODE}; TRAINING='{TRAINING}'; "
     f'perflow() (exec {shlex.quote(sys.executable)} -S -E {WORKER} "$@"); set -euo pipefail; '
 )
 
 
 def start_worker():
-    """Serve this run's jobs from one warm process; not beside a GPU, which a fork cannot share."""
-    if not GPU:
+    """Serve this run's jobs from one warm process; not beside a GPU, which a fork cannot share, nor elsewhere."""
+    if not GPU and workflow.local_exec:
         with open(".snakemake/worker.log", "w") as log:
             command = [sys.executable, str(HERE / "workflow" / "worker.py"), "--serve"]
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
@@ -76,6 +84,8 @@ wildcard_constraints:
     extractor="[^/]+",
     pairs="[^/]+",
     student="[^/]+",
+    part=r"\d+",
+    parts=r"\d+",
     model="[^/]+",
 
 
@@ -109,6 +119,14 @@ def source_of_extractor(wildcards):
 def dataset_of_pairs(wildcards):
     """Manifest of the images that pairs start from."""
     return f"data/{STUDY.pairs[wildcards.pairs].dataset}/manifest.json"
+
+
+def parts_of_pairs(wildcards):
+    """What jobs of their own made of the shards, and what it cost; none where one job makes all."""
+    if PARTS == 1:
+        return []
+    part = f"results/pairs/{wildcards.pairs}/part-{{part}}-of-{PARTS}"
+    return expand([f"{part}.json", f"{part}.cost.json"], part=range(1, PARTS + 1))
 
 
 def dataset_of_samples(wildcards):

@@ -12,6 +12,9 @@ rule evaluate:
     log:
         "logs/evaluate/{model}.log",
     threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
     shell:
         "perflow evaluate --spec {input.spec:q} --samples {input.samples:q} --teacher {input.teacher:q}"
         " --dataset {input.dataset:q} --extractor {input.extractor:q} --out {output.metrics:q} --log {log:q}"

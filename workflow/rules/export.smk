@@ -13,6 +13,9 @@ rule export:
         "logs/export/{student}.log",
     priority: 25
     threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
     shell:
         "perflow export --spec {input.spec:q} --student-spec {input.student_spec:q}"
         " --weights {input.weights:q} --base {input.base:q} --out {output.delta:q} --log {log:q}"

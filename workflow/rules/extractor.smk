@@ -12,6 +12,8 @@ rule extractor:
     threads: 1
     resources:
         gpu=GPU,
+        mem_mb=4000,
+        runtime=60,
     shell:
         "perflow extractor --spec {input.spec:q} --source {input.source:q}"
         " --out {output.weights:q} --log {log:q}"

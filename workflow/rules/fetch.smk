@@ -9,5 +9,8 @@ rule fetch:
         "logs/fetch/{dataset}.log",
     priority: 50
     threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
     shell:
         "perflow fetch --spec {input.spec:q} --out {output.manifest:q} --log {log:q}"

@@ -14,6 +14,8 @@ rule sample:
     threads: 1
     resources:
         gpu=GPU,
+        mem_mb=4000,
+        runtime=120,
     shell:
         "perflow sample --spec {input.spec:q} --model {input.model:q} --teacher {input.teacher:q}"
         " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"

@@ -13,7 +13,9 @@ rule train:
     priority: 20
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=GPU * PROCESSES,
+        mem_mb=4000 * PROCESSES,
+        runtime=240,
     shell:
-        "perflow train --spec {input.spec:q} --start {input.start:q} --pairs {input.pairs:q}"
+        "perflow train $TRAINING --spec {input.spec:q} --start {input.start:q} --pairs {input.pairs:q}"
         " --out {output.weights:q} --log {log:q}"

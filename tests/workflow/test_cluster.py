@@ -1,0 +1,84 @@
+"""Jobs elsewhere: pairs in parts by a cluster's queue, and GPUs that jobs of one machine share."""
+
+import os
+import stat
+import subprocess
+import sys
+import time
+
+from tests.workflow.conftest import VOLATILE
+
+QUEUE = """#!/bin/sh
+# A queue: takes a job's script, answers with a number, and starts it on its own.
+script=$(eval echo \\$$#)
+echo "$script" >> "$QUEUE_LOG"
+nohup setsid sh "$script" > /dev/null 2>&1 &
+echo $!
+"""
+PAIRS = "results/pairs/eps-fixed-k2"
+
+
+def test_parts_of_a_row_go_through_a_queue_and_nothing_after_them_is_made_again(repository, tmp_path):
+    """Jobs of their own, without the warm process; the gathered pairs have the bytes of the single job."""
+    repository.moved()
+    before = repository.hashes("results/pairs", "results/students")
+    queue = tmp_path / "submit"
+    queue.write_text(QUEUE)
+    queue.chmod(queue.stat().st_mode | stat.S_IXUSR)
+    for path in (repository.home / PAIRS).iterdir():
+        path.unlink()
+    os.environ["QUEUE_LOG"] = str(tmp_path / "queue.log")
+    repository.run(
+        f"{PAIRS}/manifest.json", "--config", "parts=2", "--executor", "cluster-generic",
+        "--cluster-generic-submit-cmd", str(queue), "--jobs", "2", "--latency-wait", "20",
+    )  # fmt: skip
+    assert len((tmp_path / "queue.log").read_text().splitlines()) == 3
+    assert repository.hashes("results/pairs", "results/students") == before
+    assert not list((repository.home / PAIRS).glob("part-*"))
+    assert not VOLATILE.search(PAIRS)
+    planned = repository.run("--dry-run", "--config", "processes=4", "accumulate=2", "checkpointing=1").stdout
+    assert "rule train" not in planned, "where and in how many pieces a row is trained is no matter of the row"
+
+
+JOB = """
+import os, sys, time
+from perflow import running
+running.claim(int(sys.argv[1]))
+begun = time.time()
+time.sleep(0.4)
+print(os.environ["CUDA_VISIBLE_DEVICES"], begun, time.time())
+"""
+
+
+def test_no_two_jobs_have_one_gpu_and_a_killed_job_gives_its_own_back(root, tmp_path):
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text('#!/bin/sh\nfor i in 0 1 2; do echo "GPU $i: a card"; done\n')
+    fake.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment |= {"PYTHONPATH": str(root), "TMPDIR": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    def start(count: int) -> subprocess.Popen:
+        command = [sys.executable, "-c", JOB, str(count)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    killed = start(3)
+    time.sleep(0.2)
+    killed.kill()
+    killed.communicate()
+    spans = []
+    for job in [start(count) for count in (1, 1, 2, 1, 3, 1)]:
+        gpus, begun, ended = job.communicate(timeout=60)[0].split()
+        spans += [(gpu, float(begun), float(ended)) for gpu in gpus.split(",")]
+    assert len(spans) == 9
+    assert {gpu for gpu, _, _ in spans} == {"0", "1", "2"}
+    for gpu in "012":
+        held = sorted((begun, ended) for at, begun, ended in spans if at == gpu)
+        assert all(end <= begun for (_, end), (begun, _) in zip(held, held[1:], strict=False))
+
+
+def test_a_job_that_somebody_else_gave_a_gpu_takes_that(root, tmp_path, monkeypatch):
+    from perflow import running
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    running.claim(1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
