@@ -109,13 +109,15 @@ class PairCache:
 
     def batch(self, indices: Tensor) -> PairBatch:
         """The pairs at ``indices`` [B]."""
-        caption = self.caption[indices].long()
+        start, end = (self._read(stored, indices) for stored in (self.start, self.end))
+        return PairBatch(start, end, self.k[indices].long(), self.told(self.caption[indices].long()))
 
-        def read(stored: Stored, at: Tensor) -> Tensor:
-            return stored.read(at, pinned=self.device.type == "cuda").to(self.device, non_blocking=True)
+    def told(self, captions: Tensor) -> dict[str, Tensor]:
+        """The conditions of ``captions`` [B], numbers in the manifest's order."""
+        return {name: self._read(stored, captions) for name, stored in self.conditions.items()}
 
-        condition = {name: read(stored, caption) for name, stored in self.conditions.items()}
-        return PairBatch(read(self.start, indices), read(self.end, indices), self.k[indices].long(), condition)
+    def _read(self, stored: Stored, at: Tensor) -> Tensor:
+        return stored.read(at, pinned=self.device.type == "cuda").to(self.device, non_blocking=True)
 
 
 def _fit(shards: list[dict[str, Place]], conditions: dict[str, Place], captions: int) -> bool:

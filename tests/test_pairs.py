@@ -23,8 +23,8 @@ def write(folder, counts):
         artifacts.write_tensors(path, parts[-1], {})
         entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
     conditions = folder / pairs.CONDITIONS
-    table = {"conditions": torch.randn(2, 4, 5, generator=rng)}
-    artifacts.write_tensors(conditions, table, {})
+    table = {"text": torch.randn(2, 4, 5, generator=rng)}
+    artifacts.write_tensors(conditions, table, {"captions": ["", "a"]})
     manifest = folder / pairs.MANIFEST
     artifacts.write_json(manifest, {
         "shards": entries, "edges": [1.0, 0.5, 0.0], "teacher": {"name": "t", "sha256": "0"},
@@ -44,7 +44,7 @@ def test_what_is_read_is_what_was_written_in_the_order_asked_for(tmp_path):
     batch = cache.batch(at)
     assert torch.equal(batch.end, written["end"][at])
     assert torch.equal(batch.k, written["k"][at].long())
-    assert torch.equal(batch.condition, written["conditions"][written["caption"][at].long()])
+    assert torch.equal(batch.condition["text"], written["text"][written["caption"][at].long()])
 
 
 @pytest.mark.parametrize("shards", [1, 200])

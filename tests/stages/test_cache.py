@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from perflow import artifacts
-from perflow.core.condition import take
 from perflow.core.fields import base_field
 from perflow.core.guidance import guided
 from perflow.core.rng import normal
@@ -103,9 +102,9 @@ def test_starts_are_noised_latents_and_ends_are_the_teachers_solution(tiny):
 
     latents = teacher.base.encode(store.images(store.load(tiny.dataset, "base")))
     assert (latents - latent).flatten(1).abs().amax(1).min() < 1e-5
-    condition = take(found.conditions, found.caption[item : item + 1].long())
+    condition = found.told(found.caption[item : item + 1].long())
     field = base_field(
-        guided(teacher.base.network(), condition, take(found.conditions, torch.tensor([0])), row.guidance),
+        guided(teacher.base.network(), condition, found.told(torch.tensor([0])), row.guidance),
         schedule,
         "epsilon",
     )

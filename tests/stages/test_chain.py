@@ -6,7 +6,6 @@ import torch
 from perflow import artifacts
 from perflow.config.plan import pair_evaluations
 from perflow.config.rows import Trial
-from perflow.core.condition import take
 from perflow.errors import PerflowError
 from perflow.models import handle
 from perflow.models.drawer import Drawer
@@ -58,11 +57,11 @@ def test_pairs_of_a_student_are_its_own_samples_and_cost_what_is_planned(chain):
     counted = cost(cache(spec, chain.handle(FIRST), chain.dataset, manifest))
     found = PairCache.load(manifest)
     drawer = Drawer.load(chain.handle(FIRST), "cpu", [""] * len(found), 1, 0)
-    object.__setattr__(drawer, "conditions", take(found.conditions, found.caption.long()))
+    object.__setattr__(drawer, "conditions", found.told(found.caption.long()))
     trial = Trial(name="t", solver="window", steps=4, guidance=1.0, nfe=4)
     torch.testing.assert_close(drawer.draw(trial, found.start[:]), found.end[:], rtol=1e-4, atol=1e-5)
-    assert counted == {"teacher_evaluations": pair_evaluations(chain.study, "eps-own-k1")}
-    assert counted == {"teacher_evaluations": 40 * 4}
+    assert counted["teacher_evaluations"] == pair_evaluations(chain.study, "eps-own-k1")
+    assert counted["teacher_evaluations"] == 40 * 4
     assert artifacts.read_json(manifest)["teacher_evaluations"] == 160
 
 
