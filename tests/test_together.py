@@ -56,7 +56,9 @@ def test_two_processes_killed_and_started_again_end_as_one(root, tmp_path):
     for name, value in alone.ema.state_dict().items():
         torch.testing.assert_close(together.ema.state_dict()[name], value, rtol=1e-5, atol=1e-6)
     for name in ("step", "lr", "loss", "grad_norm"):
-        assert [point[name] for point in together.curve] == pytest.approx([point[name] for point in alone.curve])
+        assert [point[name] for point in together.curve] == pytest.approx(
+            [point[name] for point in alone.curve], rel=1e-4
+        )
 
 
 def test_the_first_process_ends_with_any_other(root):

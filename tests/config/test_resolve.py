@@ -147,7 +147,9 @@ def test_every_stage_with_a_spec_is_fingerprinted_with_its_plug_ins(tiny_params,
         return real(name) + ("\nx = 1" if name == "perflow.methods.distill" else "")
 
     monkeypatch.setattr(fingerprint, "_text", edited)
+    fingerprint.fingerprint.cache_clear()
     after = specs(study)
+    fingerprint.fingerprint.cache_clear()
     assert {key for key in before if before[key] != after[key]} == {("students", "v-distilled-k2-s0")}
 
 

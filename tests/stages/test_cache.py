@@ -159,6 +159,7 @@ def test_an_altered_base_is_refused_by_name(tiny, tmp_path):
 def test_each_window_has_its_own_solver_and_steps(tiny, tiny_params, write_params, tmp_path):
     """A window of a mixed cache is that window of a cache made with its solver throughout."""
     made, counted = {}, {}
+    tiny_params["students"]["perflow"]["windows"] = 2
     for name, solver, steps in (("mixed", ["heun", "ddim"], [1, 3]), ("heun", "heun", 2), ("ddim", "ddim", 6)):
         tiny_params["pairs"]["fixed"] |= {"solver": solver, "steps": steps}
         study = grown(tiny, tiny_params, write_params)
