@@ -167,3 +167,16 @@ def test_the_verb_lists_counts_and_fails(made):
     assert "missing  samples/eps" in done.stdout.splitlines()
     assert done.stdout.splitlines()[-1] == "13 artifacts: 12 ok, 1 missing"
     assert done.stderr == ""
+
+
+def test_the_quiet_verb_says_the_first_thing_that_is_wrong_in_one_line(made):
+    verify = [sys.executable, "-m", "perflow", "verify", "--quiet"]
+    done = subprocess.run(verify, capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
+    for name in (f"{STUDENTS}/delta.safetensors", "results/tables/main.csv"):
+        Path(name).write_bytes(b"x")
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"perflow: {STUDENTS}/delta.safetensors: altered or truncated")
+    assert done.stderr.endswith("(2 of 13 artifacts; perflow verify lists them)\n")
