@@ -96,8 +96,8 @@ def test_progress_says_which_row_which_step_and_the_time_left(home, capsys, monk
 
 def test_no_room_is_one_line_and_leaves_nothing_half_written(home, root):
     done = subprocess.run(
-        [sys.executable, "-m", "perflow", "fetch", "--spec", "results/specs/datasets/digits.json",
-         "--out", "data/digits/manifest.json"],
+        [sys.executable, "-m", "perflow", "fetch", "--spec", "results/specs/splits/digits-base.json",
+         "--out", "data/digits-base/manifest.json"],
         cwd=home, capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
     )  # fmt: skip

@@ -19,8 +19,8 @@ from perflow.core.grid import stretches
 from perflow.core.rng import generator, normal
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.core.windows import Windows
-from perflow.datasets import store
 from perflow.errors import PerflowError
+from perflow.latents import Latents
 from perflow.loop import Step
 from perflow.models import handle
 
@@ -28,7 +28,7 @@ _CHUNK = 128
 
 
 def cache(
-    spec: Spec, teacher: Path, dataset: Path, out: Path, device: str = "cpu", shard_items: int = 1024
+    spec: Spec, teacher: Path, latents: Path, out: Path, device: str = "cpu", shard_items: int = 1024
 ) -> Generator[Step, None, dict[str, int]]:
     """Write shards beside ``out`` and last ``out``, the manifest of the pairs.
 
@@ -38,26 +38,29 @@ def cache(
     change its bytes. A sound shard of this spec is kept.
     """
     row = Pairs.model_validate(spec.row)
-    work = _Work.load(spec, row, teacher, dataset, device)
+    work = _Work.load(spec, row, teacher, latents, device)
     folder = out.parent
     entries = []
     shards = work.shards(shard_items)
+    made_of = {"spec": spec.hash, "teacher": work.teacher.sha256, "latents": artifacts.sha256_file(latents)}
     for index, (items, crossed) in enumerate(shards):
         path = folder / pairs.shard_name(index)
-        header = {"spec": spec.hash, "teacher": work.teacher.sha256, "items": [int(items[0]), int(items[-1])]}
-        if not _sound(path, header):
+        header = made_of | {"items": [int(items[0]), int(items[-1])]}
+        if not artifacts.holds(path, header):
             tensors = work.solve(items, crossed)
             artifacts.write_tensors(path, tensors, header | {"sha256": artifacts.tensor_hash(tensors)})
         entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
         yield Step("pairs", int(items[-1]) + 1, int(shards[-1][0][-1]) + 1)
     conditions = folder / pairs.CONDITIONS
-    artifacts.write_tensors(conditions, {"conditions": work.conditions}, {"spec": spec.hash, "captions": work.captions})
+    artifacts.write_tensors(
+        conditions, {"conditions": work.data.conditions}, {"spec": spec.hash, "captions": work.data.captions}
+    )
     artifacts.write_json(out, {
         "spec": spec.hash,
         "base": {"name": row.base, "sha256": work.teacher.base_sha256},
         "teacher": {"name": work.teacher.name, "sha256": work.teacher.sha256},
         "edges": row.edges, "starts": row.starts, "solver": row.solver, "window_steps": row.window_steps,
-        "guidance": row.guidance, "drop": row.drop, "count": work.pairs,
+        "guidance": row.guidance, "negative": row.negative, "drop": row.drop, "count": work.pairs,
         "teacher_evaluations": work.evaluations,
         "shards": entries,
         "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},
@@ -65,43 +68,29 @@ def cache(
     return {"teacher_evaluations": work.evaluations}
 
 
-def _sound(path: Path, header: dict) -> bool:
-    """Whether ``path`` is this very shard, whole: otherwise it is made anew."""
-    if not path.is_file():
-        return False
-    try:
-        found = artifacts.read_tensors(path)[1]
-    except PerflowError:
-        return False
-    return {key: value for key, value in found.items() if key != "sha256"} == header
-
-
 @dataclass(frozen=True)
 class _Work:
-    """What every item needs: teacher, latents, captions, windows."""
+    """What every item needs: teacher, latents and conditions, windows."""
 
     spec: Spec
     row: Pairs
     teacher: handle.Model
-    latents: Tensor
-    captions: list[str]
-    caption_of: Tensor
-    conditions: Tensor
+    data: Latents
+    away: Tensor
+    """The condition that guidance leads away from, [1, ...]."""
     windows: Windows
     device: str
 
     @classmethod
-    def load(cls, spec: Spec, row: Pairs, teacher: Path, dataset: Path, device: str) -> _Work:
-        model = handle.load(teacher, device)
-        data = store.load(dataset, "base")
-        texts = data["text"]
-        captions = ["", *sorted(set(texts))]
-        number = {caption: i for i, caption in enumerate(captions)}
-        return cls(
-            spec, row, model, model.base.encode(store.images(data)), captions,
-            torch.tensor([number[text] for text in texts]), model.base.embed(captions), Windows(tuple(row.edges)),
-            device,
-        )  # fmt: skip
+    def load(cls, spec: Spec, row: Pairs, teacher: Path, latents: Path, device: str) -> _Work:
+        model, data = handle.load(teacher, device), Latents.load(latents, device)
+        if data.manifest["base"]["sha256"] != model.base_sha256:
+            raise PerflowError(
+                f"{latents}: latents of another base ({data.manifest['base']['sha256'][:12]}) than that of the teacher"
+                f" '{model.name}' ({model.base_sha256[:12]}); delete it and run again"
+            )
+        away = model.base.embed([row.negative]) if row.negative else data.conditions[:1]
+        return cls(spec, row, model, data, away, Windows(tuple(row.edges)), device)
 
     @property
     def pairs(self) -> int:
@@ -131,14 +120,14 @@ class _Work:
     @torch.inference_mode()
     def solve(self, items: Tensor, crossed: range) -> dict[str, Tensor]:
         """The pairs of ``items``, each from real latents noised to the first of the windows ``crossed``."""
-        seed, recipe = self.spec.seed, self.row
+        seed, recipe, latents = self.spec.seed, self.row, self.data.latents
         draws = [generator(seed, "pair", int(i)) for i in items]
-        image = torch.cat([torch.randint(len(self.latents), (1,), generator=rng) for rng in draws])
+        image = torch.cat([torch.randint(len(latents), (1,), generator=rng) for rng in draws])
         dropped = torch.cat([torch.rand(1, generator=rng) for rng in draws]) < recipe.drop
-        caption = torch.where(dropped, 0, self.caption_of[image])
-        noise = normal(self.latents.shape[1:], seed, "pair-noise", items.tolist()).to(self.device)
+        caption = torch.where(dropped, 0, self.data.caption[image])
+        noise = normal(latents.shape[1:], seed, "pair-noise", items.tolist()).to(self.device)
         t = self.windows.start(crossed[0])
-        x = self.teacher.base.schedule.alpha(t) * self.latents[image] + self.teacher.base.schedule.sigma(t) * noise
+        x = self.teacher.base.schedule.alpha(t) * latents[image] + self.teacher.base.schedule.sigma(t) * noise
         x = x.float()
         nodes = [x]
         for k in crossed:
@@ -156,7 +145,7 @@ class _Work:
         """The teacher's solution over window k: a base's with a solver, a student's on its own windows."""
         teacher, row = self.teacher, self.row
         network = guidance.guided(
-            teacher.base.network(teacher.unet), self.conditions[caption], self.conditions[:1], row.guidance
+            teacher.base.network(teacher.unet), self.data.conditions[caption], self.away, row.guidance
         )
         if row.solver == WINDOW:
             own = teacher.flow.windows.edges

@@ -25,7 +25,7 @@ STUDENT = "eps-perflow-k2-s0"
 @pytest.fixture
 def drawn(tiny):
     out = tiny.path("results/samples", STUDENT, "manifest.json")
-    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, out))
+    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.prompts, out))
     return out
 
 
@@ -44,7 +44,7 @@ def test_the_pipeline_draws_what_the_stage_draws(tiny, model, trial, scheduler, 
     import diffusers
 
     out = tmp_path / "m/manifest.json"
-    finish(sample(tiny.spec("samples", model), tiny.handle(model), tiny.handle("eps"), tiny.dataset, out))
+    finish(sample(tiny.spec("samples", model), tiny.handle(model), tiny.handle("eps"), tiny.prompts, out))
     manifest = artifacts.read_json(out)
     entry = manifest["trials"][trial]
     latents = artifacts.read_tensors(out.with_name(entry["latents"]["file"]))[0]["latents"]
@@ -74,7 +74,7 @@ def perflow_noise(tiny, count):
 
 def test_the_same_command_gives_the_same_bytes(tiny, drawn, tmp_path):
     again = tmp_path / "again/manifest.json"
-    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, again))
+    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.prompts, again))
     assert {p.name: p.read_bytes() for p in drawn.parent.iterdir()} == {
         p.name: p.read_bytes() for p in again.parent.iterdir()
     }
@@ -111,7 +111,7 @@ def test_more_prompts_than_the_split_has_are_refused(tiny, tmp_path):
     row = spec.row | {"sampling": spec.row["sampling"] | {"prompts": 10**6}}
     with pytest.raises(PerflowError, match=r"sampling.prompts: 1000000 different captions"):
         finish(
-            sample(spec._replace(row=row), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, tmp_path / "m.json")
+            sample(spec._replace(row=row), tiny.handle(STUDENT), tiny.handle("eps"), tiny.prompts, tmp_path / "m.json")
         )
 
 

@@ -16,6 +16,7 @@ rule base:
         gpu=GPU,
     params:
         verb=verb_of_base,
+        root=str(HERE),
     shell:
         "perflow {params.verb:q} --spec {input.spec:q} --dataset {input.dataset:q}"
-        " --out {output.model:q} --log {log:q}"
+        " --root {params.root:q} --out {output.model:q} --log {log:q}"

@@ -3,7 +3,7 @@ rule cache:
     input:
         spec="results/specs/pairs/{pairs}.json",
         teacher=teacher_of_pairs,
-        dataset=dataset_of_pairs,
+        latents=latents_of_pairs,
     output:
         manifest="results/pairs/{pairs}/manifest.json",
         cost="results/pairs/{pairs}/cost.json",
@@ -15,4 +15,4 @@ rule cache:
         gpu=GPU,
     shell:
         "perflow cache --spec {input.spec:q} --teacher {input.teacher:q}"
-        " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"
+        " --latents {input.latents:q} --out {output.manifest:q} --log {log:q}"
