@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from perflow.datasets.columns import absent
@@ -34,10 +35,22 @@ class Hub(Own):
         image = self.columns["image"]
         if image not in data.column_names:
             raise absent(where, image, data.column_names)
-        if not isinstance(data.features[image], datasets.Image):
-            raise PerflowError(f"{where}: the column '{image}' holds {data.features[image]}; it must hold images")
+        kind = data.features[image]
+        in_bytes = kind == datasets.Value("binary") or (isinstance(kind, dict) and "bytes" in kind)
+        if not (in_bytes or isinstance(kind, datasets.Image)):
+            raise PerflowError(f"{where}: the column '{image}' holds {kind}; images are bytes, or have bytes")
         about = {"hub": self.hub, "revision": self.revision, "name": self.name, "split": self.splits}
         return HubTable(data.cast_column(image, datasets.Image(decode=False)), image, f"{where} {self.splits}", about)
+
+
+def _cached(path: str | None) -> bytes | None:
+    """A file that the library fetched; None for any other place that a data set may name."""
+    import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    caches = [Path(folder).resolve() for folder in (datasets.config.HF_CACHE_HOME, HF_HUB_CACHE)]
+    place = Path(path or "").resolve()
+    return place.read_bytes() if place.is_file() and any(place.is_relative_to(cache) for cache in caches) else None
 
 
 class HubTable:
@@ -59,10 +72,7 @@ class HubTable:
         """The encoded images of ``indices``; a file that the library left on the disk is read."""
         for cell in self._data.select_columns([self._image]).select(indices):
             found = cell[self._image]
-            if found and not found["bytes"] and found["path"]:
-                with open(found["path"], "rb") as file:
-                    found = {"bytes": file.read()}
-            yield found and found["bytes"]
+            yield found and (found["bytes"] or _cached(found["path"]))
 
     def name(self, index: int) -> str:
         """The split and the row."""

@@ -81,7 +81,7 @@ class Own:
         return self._table.about() | {"crop": self.crop, "resize": RESIZE, "of": len(self._table)}
 
     def words(self, split: str) -> list[str]:
-        """Every word of the split's usable captions, each once."""
+        """Every word of the split's captions, those of items without a usable image included, each once."""
         captions = self._captions
         return sorted({word for i in self._chosen(split) for word in _WORD.findall((_text(captions[i]) or "").lower())})
 

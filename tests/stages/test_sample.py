@@ -16,6 +16,7 @@ from perflow.errors import PerflowError
 from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.stages.draw import draw
+from perflow.stages.prompts import prompts
 from perflow.stages.sample import sample
 from tests.stages.conftest import finish
 
@@ -106,13 +107,10 @@ def test_guidance_by_window_acts_in_its_window_and_a_constant_one_is_the_number(
     torch.testing.assert_close(first, x.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_more_prompts_than_the_split_has_are_refused(tiny, tmp_path):
-    spec = tiny.spec("samples", STUDENT)
-    row = spec.row | {"sampling": spec.row["sampling"] | {"prompts": 10**6}}
-    with pytest.raises(PerflowError, match=r"sampling.prompts: 1000000 different captions"):
-        finish(
-            sample(spec._replace(row=row), tiny.handle(STUDENT), tiny.handle("eps"), tiny.prompts, tmp_path / "m.json")
-        )
+def test_more_prompts_than_there_are_captions_are_refused(tiny, tmp_path):
+    spec = tiny.spec("prompts", "digits")
+    with pytest.raises(PerflowError, match=r"sampling.prompts: 5,000 asked for, the split 'reference' .* has \d+ diff"):
+        prompts(spec._replace(row=spec.row | {"count": 5000}), tmp_path / "m.json")
 
 
 @pytest.mark.parametrize("model", [STUDENT, "eps"])

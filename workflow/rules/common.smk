@@ -79,7 +79,12 @@ def file_of_prompts(wildcards):
     row = STUDY.prompts[wildcards.prompts]
     if row.list:
         return str(perflow_config.rooted(HERE, row.list.file))
-    return [str(path) for path in perflow_config.files(STUDY, perflow_config.split_row(row.captions.dataset, row.split), HERE)]
+    return [
+        str(path)
+        for path in perflow_config.files(
+            STUDY, perflow_config.split_row(row.captions.dataset, row.split), HERE
+        )
+    ]
 
 
 def dataset_of_base(wildcards):
