@@ -180,3 +180,11 @@ def test_a_hub_that_does_not_answer_is_one_line(taken, hub):
     done = by_command(study, environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "cannot be fetched from the hub" in done.stderr
+
+
+def test_a_relative_path_starts_at_the_root_that_is_given(taken, checkpoint):
+    study, call = taken({"folder": checkpoint.name})
+    prepare(*call, root=checkpoint.parent)
+    assert same_model(study)
+    with pytest.raises(PerflowError, match="pipeline: not a diffusers pipeline folder"):
+        prepare(*call, root=checkpoint.parent / "elsewhere")
