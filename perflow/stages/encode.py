@@ -23,6 +23,7 @@ def encode(
     """Write shards beside ``out``, and last ``out``, the manifest of the latents (see :mod:`perflow.latents`).
 
     A sound shard of this spec, base and data set is kept, so the same command again goes on where it was stopped.
+    Shards of whole chunks give the bytes that one pass over all images gives; others differ in the last bits.
     """
     row = Latents.model_validate(spec.row)
     base, data = handle.load(model, device), store.load(dataset, _SPLIT)

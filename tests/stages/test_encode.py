@@ -29,8 +29,8 @@ def test_they_are_the_bases_latents_and_conditions(tiny):
 
 def test_interrupted_or_damaged_they_are_made_again_shard_by_shard_to_the_same_bytes(tiny, tmp_path):
     whole, broken = tmp_path / "whole/manifest.json", tmp_path / "broken/manifest.json"
-    finish(run(tiny, whole, shard_items=64))
-    stage = run(tiny, broken, shard_items=64)
+    finish(run(tiny, whole, shard_items=128))
+    stage = run(tiny, broken, shard_items=128)
     for _ in range(2):
         next(stage)
     stage.close()
@@ -38,7 +38,7 @@ def test_interrupted_or_damaged_they_are_made_again_shard_by_shard_to_the_same_b
     first, second = sorted(broken.parent.glob("latents-*"))
     second.write_bytes(second.read_bytes()[:-9])
     kept = first.stat().st_mtime_ns
-    finish(run(tiny, broken, shard_items=64))
+    finish(run(tiny, broken, shard_items=128))
     assert first.stat().st_mtime_ns == kept
     assert {p.name: p.read_bytes() for p in whole.parent.iterdir()} == {
         p.name: p.read_bytes() for p in broken.parent.iterdir()
