@@ -7,8 +7,10 @@ min_version("9.27")
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/fetch.smk"
+include: "workflow/rules/prompts.smk"
 include: "workflow/rules/base.smk"
 include: "workflow/rules/extractor.smk"
+include: "workflow/rules/encode.smk"
 include: "workflow/rules/cache.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/export.smk"
@@ -33,9 +35,11 @@ rule all:
     input:
         "reports/report.html",
         "results/runs.json",
-        expand("data/{dataset}/manifest.json", dataset=STUDY.datasets),
+        expand("data/{split}/manifest.json", split=STUDY.splits),
+        expand("results/prompts/{prompts}/manifest.json", prompts=STUDY.prompts),
         expand("results/bases/{base}/{file}", base=STUDY.bases, file=["model.json", "curve.jsonl"]),
         expand("results/extractors/{extractor}/extractor.safetensors", extractor=STUDY.extractors),
+        expand("results/latents/{base}/manifest.json", base=STUDY.latents),
         expand("results/pairs/{pairs}/manifest.json", pairs=STUDY.pairs),
         expand(
             "results/students/{student}/{file}",

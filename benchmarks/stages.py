@@ -107,16 +107,19 @@ def measure(given: argparse.Namespace, device: str) -> None:
     """The table."""
     from perflow.stages.base import base
     from perflow.stages.cache import cache
+    from perflow.stages.encode import encode
     from perflow.stages.export import export
     from perflow.stages.fetch import fetch
     from perflow.stages.train import train
 
     home = Home(given.pairs, given.steps)
-    dataset, teacher = Path("data/digits/manifest.json"), Path("results/bases/digits/model.json")
+    dataset, teacher = Path("data/digits-base/manifest.json"), Path("results/bases/digits/model.json")
     pairs = Path("results/pairs/digits-fixed-k4/manifest.json")
     weights = Path("results/students") / _STUDENT / "ema.safetensors"
-    fetch(home.spec("datasets", "digits"), dataset)
+    latents = Path("results/latents/digits/manifest.json")
+    list(fetch(home.spec("splits", "digits-base"), dataset, Path("results/state/fetch")))
     list(base(home.spec("bases", "digits"), dataset, teacher, Path("results/state/base"), device))
+    list(encode(home.spec("latents", "digits"), teacher, dataset, latents, device))
     recipe, student = home.study.pairs["digits-fixed-k4"], home.study.students[_STUDENT]
     model = handle.load(teacher, device)
     network, shape = model.base.network(), model.base.latent_shape
@@ -138,7 +141,7 @@ def measure(given: argparse.Namespace, device: str) -> None:
     def caching() -> float:
         for path in pairs.parent.glob("*"):
             path.unlink()
-        return between(cache(home.spec("pairs", "digits-fixed-k4"), teacher, dataset, pairs, device))
+        return between(cache(home.spec("pairs", "digits-fixed-k4"), teacher, latents, pairs, device))
 
     took_cache = best(caching)
     shards = 3  # of four: the first one ends with the stage's first report

@@ -258,6 +258,17 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     return tensors, header
 
 
+def holds(path: Path, header: Mapping[str, Any]) -> bool:
+    """Whether ``path`` is whole and was made for ``header``: a shard that need not be made again."""
+    if not path.is_file():
+        return False
+    try:
+        found = read_tensors(path)[1]
+    except PerflowError:
+        return False
+    return {key: value for key, value in found.items() if key != "sha256"} == header
+
+
 def tensors_beside(path: str | Path, entry: Any, *names: str) -> dict[str, torch.Tensor]:
     """The tensors of the file that ``entry`` of the manifest ``path`` names; at least ``names``."""
     file = beside(path, entry)

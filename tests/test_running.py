@@ -21,19 +21,19 @@ def home(root, tmp_path, monkeypatch):
 
 
 def test_a_spec_rewritten_meanwhile_leaves_nothing_behind(home):
-    spec, out = home / "results/specs/datasets/digits.json", home / "x/out.json"
+    spec, out = home / "results/specs/splits/digits-base.json", home / "x/out.json"
 
     def stage(row: artifacts.Spec, state: object) -> None:
         artifacts.write_json(out, {"made": True})
         artifacts.write_json(spec, artifacts.read_json(spec) | {"seed": 1})
 
-    with pytest.raises(PerflowError, match=r"digits.json: was rewritten while fetch ran; nothing was kept"):
+    with pytest.raises(PerflowError, match=r"digits-base.json: was rewritten while fetch ran; nothing was kept"):
         running.run("fetch", spec, stage, [out, out.with_name("cost.json")], None)
     assert not list((home / "x").iterdir())
 
 
 def test_a_row_is_worked_on_by_one_process(home):
-    spec, out = home / "results/specs/datasets/digits.json", home / "x/out.json"
+    spec, out = home / "results/specs/splits/digits-base.json", home / "x/out.json"
 
     def stage(row: artifacts.Spec, state: object) -> None:
         with pytest.raises(PerflowError, match="in use by process"):
@@ -60,7 +60,7 @@ def test_a_stage_that_fails_names_its_row_to_the_user_and_in_the_log(home):
 
 
 def test_the_record_holds_what_was_read_and_made(home):
-    spec, out, read = home / "results/specs/datasets/digits.json", home / "x/manifest.json", home / "in.txt"
+    spec, out, read = home / "results/specs/splits/digits-base.json", home / "x/manifest.json", home / "in.txt"
     read.write_text("input")
 
     def stage(row: artifacts.Spec, state: object) -> dict:
@@ -96,8 +96,8 @@ def test_progress_says_which_row_which_step_and_the_time_left(home, capsys, monk
 
 def test_no_room_is_one_line_and_leaves_nothing_half_written(home, root):
     done = subprocess.run(
-        [sys.executable, "-m", "perflow", "fetch", "--spec", "results/specs/datasets/digits.json",
-         "--out", "data/digits/manifest.json"],
+        [sys.executable, "-m", "perflow", "fetch", "--spec", "results/specs/splits/digits-base.json",
+         "--out", "data/digits-base/manifest.json"],
         cwd=home, capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
     )  # fmt: skip

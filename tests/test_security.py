@@ -118,12 +118,12 @@ def test_a_repository_at_an_odd_path_works_and_writes_no_secret(tmp_path):
     repository = copy_repository(ROOT, tmp_path / """it's a "study"; $HOME & more""")
     secrets = secretive()
     done = subprocess.run(
-        repository.command("data/digits/manifest.json", cores="1"), cwd=repository.root,
+        repository.command("data/digits-base/manifest.json", cores="1"), cwd=repository.root,
         env=repository.environment() | secrets, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert (repository.home / "data/digits/manifest.json").is_file()
-    assert (repository.home / "logs/fetch/digits.log").is_file()
+    assert (repository.home / "data/digits-base/manifest.json").is_file()
+    assert (repository.home / "logs/fetch/digits-base.log").is_file()
     assert not holding(repository.root, secrets)
     assert sorted(path.name for path in tmp_path.iterdir()) == [repository.root.name]
 

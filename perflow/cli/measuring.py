@@ -38,7 +38,7 @@ def measure(images: Path, against: Path, same_prompts: bool, out: Path | None) -
         raise PerflowError(f"{against}: {spec} is missing; give a study's results/samples/<base>/manifest.json")
     running.prepare("cpu", 1)
     row = Evaluation.model_validate(artifacts.read_spec(spec).row)
-    dataset = results.parent / "data" / row.dataset / "manifest.json"
+    dataset = results.parent / "data" / f"{row.dataset}-{row.split}" / "manifest.json"
     extractor = results / "extractors" / row.extractor / "extractor.safetensors"
     found = stage.measure(images, row, against, dataset, extractor, same_prompts)
     click.echo(_table(found))

@@ -16,12 +16,12 @@ from perflow.cli.group import FILE, main
 from perflow.errors import PerflowError
 
 _HANDLE = "Handle of the {} (model.json)."
-_DATASET = "Manifest of the data set."
+_DATASET = "Manifest of the split of the data set."
 
 
 class Stage(NamedTuple):
     """A stage as a verb. The function ``perflow.stages.<verb>.<verb>`` takes the spec, then by their names
-    the inputs, ``out``, whichever of ``state`` and ``device`` it has, and how it is run."""
+    the inputs, ``out``, whichever of ``state``, ``device`` and ``root`` it has, and how it is run."""
 
     help: str
     inputs: dict[str, str]
@@ -52,7 +52,8 @@ _CACHING = (
 )  # fmt: skip
 
 STAGES = {
-    "fetch": Stage("Make a data set: images and captions in fixed splits, and its manifest.", {}),
+    "fetch": Stage("Make a split of a data set: images, captions and their manifest (resumes part by part).", {}),
+    "prompts": Stage("Choose what every model is asked to draw.", {}),
     "base": Stage(
         "Train an embedded base and save it as a diffusers pipeline folder with its handle.",
         {"dataset": _DATASET}, _curve,
@@ -62,9 +63,13 @@ STAGES = {
         "Make the feature network that models are measured with: train it, or take in weights.",
         {"source": "Manifest of the data set it is trained on, or the weights."}, _curve,
     ),
+    "encode": Stage(
+        "Encode a data set with a base's autoencoder and text model, once for all pairs (resumes shard by shard).",
+        {"model": _HANDLE.format("base"), "dataset": _DATASET},
+    ),
     "cache": Stage(
         "Let the teacher solve windows and keep their two ends (resumes shard by shard).",
-        {"teacher": _HANDLE.format("teacher"), "dataset": _DATASET}, running=_CACHING,
+        {"teacher": _HANDLE.format("teacher"), "latents": "Manifest of the base's latents."}, running=_CACHING,
     ),
     "train": Stage(
         "Teach a student from window pairs (resumes to the same bytes).",
@@ -80,7 +85,7 @@ STAGES = {
     "sample": Stage(
         "Draw all trials of a row, or one prompt into a PNG.",
         {"model": _HANDLE.format("model"), "teacher": _HANDLE.format("base that counts as teacher"),
-         "dataset": "Manifest of the data set the prompts come from."},
+         "prompts": "What is drawn."},
     ),
     "evaluate": Stage(
         "Compute every metric of a model's trials, with intervals.",
@@ -104,8 +109,10 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
         click.option("--out", type=FILE, required=True, help="What is written; complete or absent."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
         click.option("--log", type=FILE, help="Also append progress to this file."),
+        click.option("--root", type=FILE, default=".", show_default=True,
+                     help="Where relative paths of the row start: the repository."),
         click.option("--dry-run", is_flag=True, help="Print the resolved row and stop."),
-    ]
+    ]  # fmt: skip
 
     def decorate(function: Any) -> Any:
         for option in reversed(options):
@@ -115,7 +122,9 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
     return decorate
 
 
-def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_run: bool, **given: Any) -> None:
+def _run(
+    verb: str, spec: Path, out: Path, device: str, log: Path | None, root: Path, dry_run: bool, **given: Any
+) -> None:
     """One stage under ``running.run``; the cost is the last thing it writes."""
     if dry_run:
         click.echo(json.dumps(artifacts.read_spec(spec)._asdict(), indent=1, ensure_ascii=False))
@@ -142,7 +151,7 @@ def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_ru
 
     def call(found: artifacts.Spec, state: Path) -> Any:
         function = resolve_name(f"perflow.stages.{verb}:{verb}")
-        offered = {"state": state, "device": device}
+        offered = {"state": state, "device": device, "root": root}
         wanted = [name for name in offered if name in inspect.signature(function).parameters]
         return function(found, **inputs, out=out, **{name: offered[name] for name in wanted}, **given)
 
@@ -170,7 +179,7 @@ def _arguments(options: dict[str, Any]) -> list[str]:
 @click.option("--seed", type=int, default=0, show_default=True, help="With --prompt: seed of the noise.")
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="With --prompt: number of images.")
 def sample(
-    spec: Path | None, model: Path | None, teacher: Path | None, dataset: Path | None, prompt: str | None,
+    spec: Path | None, model: Path | None, teacher: Path | None, prompts: Path | None, prompt: str | None,
     solver: str | None, steps: int | None, guidance: float | None, seed: int, count: int, **common: Any,
 ) -> None:  # fmt: skip
     """Draw all trials of a row, or one prompt into a PNG.
@@ -193,9 +202,9 @@ def sample(
         draw(model, prompt, common["out"], solver, steps, guidance, seed, count, running.prepare(common["device"], 1))
         click.echo(common["out"])
         return
-    if teacher is None or dataset is None:
-        raise PerflowError("sample: --spec also needs --teacher and --dataset")
-    _run("sample", spec, **common, model=model, teacher=teacher, dataset=dataset)
+    if teacher is None or prompts is None:
+        raise PerflowError("sample: --spec also needs --teacher and --prompts")
+    _run("sample", spec, **common, model=model, teacher=teacher, prompts=prompts)
 
 
 def _verb(verb: str) -> Any:

@@ -4,6 +4,20 @@ from perflow.config.places import home
 from perflow.config.plan import plan
 from perflow.config.resolve import load
 from perflow.config.specs import specs, summary, write_specs
+from perflow.config.splits import files, missing, rooted, split_row
 from perflow.config.study import TABLES, Study
 
-__all__ = ["TABLES", "Study", "home", "load", "plan", "specs", "summary", "write_specs"]
+__all__ = [
+    "TABLES",
+    "Study",
+    "files",
+    "home",
+    "load",
+    "missing",
+    "plan",
+    "rooted",
+    "specs",
+    "split_row",
+    "summary",
+    "write_specs",
+]

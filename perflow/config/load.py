@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from perflow.config.rows import ANY_BASE, Params, Row
+from perflow.config.rows import ANY_BASE, ANY_DATASET, Params, Row
 from perflow.errors import PerflowError
 
 
@@ -129,7 +129,7 @@ def _fields_at(kind: Any, location: tuple) -> list[str]:
     """The keys valid at ``location`` inside ``kind``: follows fields, and dict values."""
     for part in location:
         fields = getattr(kind, "model_fields", {})
-        kind = ANY_BASE.get(part) or (fields[part].annotation if part in fields else kind)
+        kind = (ANY_BASE | ANY_DATASET).get(part) or (fields[part].annotation if part in fields else kind)
         arguments = [a for a in getattr(kind, "__args__", ()) if a is not type(None)]
         if arguments:
             kind = arguments[-1]

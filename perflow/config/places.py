@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 VERBS = {
-    "datasets": "fetch", "bases": "base", "extractors": "extractor", "pairs": "cache", "students": "train",
-    "deltas": "export", "samples": "sample", "evaluations": "evaluate",
+    "splits": "fetch", "prompts": "prompts", "bases": "base", "extractors": "extractor", "latents": "encode",
+    "pairs": "cache", "students": "train", "deltas": "export", "samples": "sample", "evaluations": "evaluate",
 }  # fmt: skip
 """Table -> the verb that makes its rows, which is also the rule, and the folder of its logs."""
 
 _RECORDS = {
-    "datasets": "data/{}/cost.json",
+    "splits": "data/{}/cost.json",
     "deltas": "results/students/{}/export.cost.json",
     "evaluations": "results/metrics/{}.cost.json",
 }

@@ -7,7 +7,7 @@ import contextlib
 from perflow import artifacts, record
 from perflow.config import places
 from perflow.config.rows import Pretrained
-from perflow.config.study import Study
+from perflow.config.study import TABLES, Study
 from perflow.core import SOLVER_CALLS, WINDOW
 from perflow.core.grid import dashed, each_window
 from perflow.errors import PerflowError
@@ -74,20 +74,28 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
 
 def _edges(study: Study, table: str, name: str) -> str:
     match table:
+        case "splits":
+            return f"dataset {study.splits[name].dataset}"
+        case "prompts":
+            row = study.prompts[name]
+            return f"list {row.list.file}" if row.list else f"dataset {row.captions.dataset}"
+        case "latents":
+            return f"base {name}, dataset {study.latents[name].dataset}"
         case "bases":
             return f"dataset {study.bases[name].dataset}"
         case "extractors":
             row = study.extractors[name]
             return f"dataset {row.dataset}" if row.dataset else f"weights {row.weights}"
         case "pairs":
-            return f"teacher {study.pairs[name].teacher or study.pairs[name].base}"
+            row = study.pairs[name]
+            return f"teacher {row.teacher or row.base}, latents {row.base}"
         case "students":
             row = study.students[name]
             return f"start {row.start or row.base}, pairs {row.pairs}"
         case "deltas":
             return f"student {name}"
         case "samples":
-            return f"model {name}"
+            return f"model {name}, prompts {study.samples[name].prompts}"
         case "evaluations":
             return f"samples {name}, extractor {study.evaluations[name].extractor}"
     return "-"
@@ -95,8 +103,14 @@ def _edges(study: Study, table: str, name: str) -> str:
 
 def _work(study: Study, table: str, name: str) -> str:
     match table:
-        case "datasets":
-            return f"{sum(study.datasets[name].counts.values()):,} images"
+        case "splits":
+            row = study.splits[name]
+            return f"{sum(row.counts.values()):,} images ({row.source})"
+        case "prompts":
+            return f"{study.prompts[name].count:,} prompts"
+        case "latents":
+            row = study.datasets[study.latents[name].dataset]
+            return f"{row.counts['base']:,} latents, {study.latents[name].dtype}"
         case "bases":
             row = study.bases[name]
             return f"pretrained ({row.source.kind})" if isinstance(row, Pretrained) else f"{row.network.steps:,} steps"
@@ -124,7 +138,7 @@ def _work(study: Study, table: str, name: str) -> str:
 def plan(study: Study) -> str:
     """The whole study as text: one line a row, then what was skipped, then the totals."""
     lines, total, measured_all = [f"study {study.name}, seed {study.seed}"], 0.0, True
-    for table in ("datasets", "bases", "extractors", "pairs", "students", "deltas", "samples", "evaluations"):
+    for table in TABLES:
         names = list(getattr(study, table))
         lines.append(f"\n{table} ({len(names)})")
         width = max((len(name) for name in names), default=0)

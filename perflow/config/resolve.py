@@ -15,6 +15,7 @@ from perflow.config.axis import equal_edges, window_axis
 from perflow.config.chains import check_chains, link
 from perflow.config.families import check_family
 from perflow.config.load import checked, known, load_params
+from perflow.config.splits import add_prompts, add_splits, check_negative
 from perflow.config.study import Skipped, Study
 from perflow.core import SOLVER_CALLS, WINDOW
 from perflow.core.grid import each_window, lay, stretches
@@ -52,6 +53,12 @@ def _resolve(params: rows.Params, text: str) -> Study:
         known("kind", f"extractors.{name}.kind", extractor.kind, EXTRACTORS)
         if extractor.kind == CLASSIFIER:
             known("dataset", f"extractors.{name}.dataset", extractor.dataset, params.datasets)
+            if "extractor" not in params.datasets[extractor.dataset].counts:
+                others = ", ".join(kind for kind in EXTRACTORS if kind != CLASSIFIER)
+                raise PerflowError(
+                    f"extractors.{name}.dataset: a {CLASSIFIER} learns attributes, which '{extractor.dataset}' does not"
+                    f" name; use a kind that others trained: {others}"
+                )
     for name, recipe in params.pairs.items():
         for solver in each_window(recipe.solver, 1):
             known("solver", f"pairs.{name}.solver", solver, (*SOLVER_CALLS, *([WINDOW] if recipe.teacher else [])))
@@ -74,10 +81,17 @@ def _resolve(params: rows.Params, text: str) -> Study:
         params.study, params.seed, params, text,
         dict(params.datasets), dict(params.bases), dict(params.extractors), {}, {}, {}, {}, {},
     )  # fmt: skip
+    add_splits(study)
+    for name, base in params.bases.items():
+        study.latents[name] = rows.Latents(
+            base=name, family=base.family, dataset=base.dataset, **params.encoding.model_dump()
+        )
     for name in params.bases:
         _add_samples(study, name, name, _baseline_trials(params), windowed=False)
     for entry, recipe in params.students.items():
         _add_students(study, entry, recipe)
+    for name in study.students:
+        check_negative(study, name)
     return study
 
 
@@ -181,8 +195,8 @@ def _add_samples(study: Study, model: str, base: str, trials: list[rows.Trial], 
         raise PerflowError(f"students: two rows with one name, '{model}'; rename one of them")
     family, dataset = params.bases[base].family, params.bases[base].dataset
     study.samples[model] = rows.Samples(
-        model=model, base=base, family=family, dataset=dataset, sampling=params.sampling, trials=trials,
-        windowed=windowed,
+        model=model, base=base, family=family, dataset=dataset, prompts=add_prompts(study, dataset),
+        sampling=params.sampling, trials=trials, windowed=windowed,
     )  # fmt: skip
     study.evaluations[model] = rows.Evaluation(
         **params.evaluation.model_dump(), model=model, base=base, dataset=dataset

@@ -12,7 +12,18 @@ from perflow.methods import METHODS
 from perflow.metrics import EXTRACTORS, METRICS
 from perflow.models import FAMILIES
 
-TABLES = ("datasets", "bases", "extractors", "pairs", "students", "deltas", "samples", "evaluations")
+TABLES = (
+    "splits",
+    "prompts",
+    "bases",
+    "extractors",
+    "latents",
+    "pairs",
+    "students",
+    "deltas",
+    "samples",
+    "evaluations",
+)
 
 
 class Skipped(NamedTuple):
@@ -30,7 +41,8 @@ class Study:
     seed: int
     params: rows.Params
     text: str
-    datasets: dict[str, rows.Dataset]
+    datasets: dict[str, rows.AnyDataset]
+    """Not rows but entries: a row is a split."""
     bases: dict[str, rows.AnyBase]
     extractors: dict[str, rows.Extractor]
     pairs: dict[str, rows.Pairs]
@@ -38,6 +50,9 @@ class Study:
     deltas: dict[str, rows.Delta]
     samples: dict[str, rows.Samples]
     evaluations: dict[str, rows.Evaluation]
+    splits: dict[str, rows.Split] = field(default_factory=dict)
+    prompts: dict[str, rows.Prompts] = field(default_factory=dict)
+    latents: dict[str, rows.Latents] = field(default_factory=dict)
     entries: dict[str, str] = field(default_factory=dict)
     """Student -> the entry of params.yaml it comes from."""
     skipped: list[Skipped] = field(default_factory=list)
@@ -57,8 +72,12 @@ class Study:
 def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
     """The modules that will read a row: its stage and the plug-ins it names."""
     match table:
-        case "datasets":
+        case "splits":
             return "perflow.stages.fetch", DATASETS[row.source]
+        case "prompts":
+            return "perflow.stages.prompts", *([DATASETS[row.captions.source]] if row.captions else [])
+        case "latents":
+            return "perflow.stages.encode", FAMILIES[row.family]
         case "bases" if isinstance(row, rows.Pretrained):
             return "perflow.stages.prepare", FAMILIES[row.family]
         case "bases":

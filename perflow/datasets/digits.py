@@ -38,6 +38,8 @@ COLOURS = {
 }
 """RGB in [0, 1], before jitter."""
 
+_MOST_CAPTIONS = 10_000
+"""Items that captions are looked for in; all that there are stand among the first few thousand."""
 _JITTER = 0.04  # standard deviation of each colour channel
 _SHARES = {"base": 0.45, "extractor": 0.3, "reference": 0.25}
 _PAIRS = [(fg, bg) for fg in COLOURS for bg in COLOURS if fg != bg]
@@ -91,25 +93,37 @@ def _mask(source: int, resolution: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Digits:
-    """The source "digits": counts maps base, extractor and reference to numbers of images."""
+    """The source "digits": counts maps splits (base, extractor, reference) to numbers of images."""
 
     resolution: int
     counts: Mapping[str, int]
     seed: int
 
-    words = staticmethod(words)
     attributes = staticmethod(attributes)
 
     def __post_init__(self) -> None:
         if self.resolution < 16 or self.resolution % 16:
             raise PerflowError(f"digits: resolution {self.resolution} is not valid; it is a multiple of 16")
-        if set(self.counts) != set(SPLITS):
-            names = ", ".join(SPLITS)
-            raise PerflowError(f"digits: counts are for {sorted(self.counts)}; there must be one for {names}")
+        if odd := set(self.counts) - set(SPLITS):
+            raise PerflowError(f"digits: counts for {', '.join(sorted(odd))}; the splits are {', '.join(SPLITS)}")
 
-    def rows(self, split: str) -> Iterator[dict[str, Any]]:
-        """The items of ``split`` in order."""
-        return (self.row(split, index) for index in range(self.counts[split]))
+    def rows(self, split: str, items: range | None = None) -> Iterator[dict[str, Any]]:
+        """The items of ``split`` in order, all or those of ``items``."""
+        return (self.row(split, index) for index in items or range(self.counts[split]))
+
+    def captions(self, split: str) -> Iterator[dict[str, Any]]:
+        """What the captions of the first items say, however many of them a study takes."""
+        for index in range(_MOST_CAPTIONS):
+            row = self.row(split, index)
+            yield {name: row[name] for name in ("text", *attributes())}
+
+    def words(self, split: str) -> list[str]:
+        """Every word a caption can hold."""
+        return words()
+
+    def about(self, split: str) -> dict[str, Any]:
+        """Nothing: an item is a function of the spec."""
+        return {}
 
     def row(self, split: str, index: int) -> dict[str, Any]:
         """One item: PNG bytes, caption, what the caption says of each attribute, and the true labels.

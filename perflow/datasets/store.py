@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     import datasets
 
 
+_PART_BYTES = 2**28
+
+
+def parts(count: int, resolution: int) -> list[range]:
+    """The items of each file of a split: as many as have 256 MiB of pixels."""
+    size = max(1, _PART_BYTES // (3 * resolution**2))
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+
 def write(path: str | Path, rows: Iterable[Mapping[str, Any]], attributes: Iterable[str]) -> list[str]:
     """Write one split to ``path`` atomically, with the same bytes every time; return its columns.
 
@@ -47,30 +56,35 @@ def manifest(path: str | Path) -> dict[str, Any]:
     return artifacts.read_object(path, what, spec=str, files=dict, resolution=int, attributes=dict, words=list)
 
 
-def split_file(manifest_path: str | Path, split: str) -> Path:
-    """The Parquet file of ``split``, verified: PerflowError naming it if it is missing or altered."""
+def split_files(manifest_path: str | Path, split: str) -> list[Path]:
+    """The Parquet files of ``split``, verified: PerflowError naming one that is missing or altered."""
     files = manifest(manifest_path)["files"]
     if split not in files:
         raise PerflowError(f"{manifest_path}: no split '{split}'; there are {', '.join(sorted(files))}")
-    return artifacts.beside(manifest_path, files[split])
+    parts = files[split] if isinstance(files[split], list) else [files[split]]
+    return [artifacts.beside(manifest_path, entry) for entry in parts]
 
 
 def load(manifest_path: str | Path, split: str) -> datasets.Dataset:
-    """Read one split into memory (nothing is copied to a cache); PerflowError if the file was altered."""
+    """Read one split into memory (nothing is copied to a cache); PerflowError if a file was altered."""
     import datasets
+    import pyarrow
     import pyarrow.parquet as parquet
-    from pyarrow import ArrowException
 
-    path = split_file(manifest_path, split)
+    paths = split_files(manifest_path, split)
     try:
-        return datasets.Dataset(datasets.table.InMemoryTable(parquet.read_table(path)))
-    except (ArrowException, OSError, ValueError) as error:
-        raise PerflowError(f"{path}: not a readable split ({error}); delete {manifest_path} and run again") from None
+        tables = [parquet.read_table(path) for path in paths]
+        return datasets.Dataset(datasets.table.InMemoryTable(pyarrow.concat_tables(tables)))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise PerflowError(
+            f"{paths[0]}: not a readable split ({error}); delete {manifest_path} and run again"
+        ) from None
 
 
-def images(dataset: datasets.Dataset) -> np.ndarray:
-    """All images of a split, uint8 [N, H, W, 3]."""
-    cells = dataset.data.column("image").to_pylist()
+def images(dataset: datasets.Dataset, items: range | None = None) -> np.ndarray:
+    """The images of a split, all or those of ``items``, uint8 [N, H, W, 3]."""
+    column = dataset.data.column("image")
+    cells = (column if items is None else column.slice(items.start, len(items))).to_pylist()
     return np.stack([decode(cell["bytes"]) for cell in cells])
 
 

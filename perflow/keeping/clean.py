@@ -15,8 +15,8 @@ from perflow import artifacts, record
 from perflow.config import TABLES, Study, places
 from perflow.errors import PerflowError
 
-_FOLDERS = {"datasets": "data"} | {name: f"results/{name}" for name in
-            ("bases", "extractors", "pairs", "students", "samples")}  # fmt: skip
+_FOLDERS = {"splits": "data"} | {name: f"results/{name}" for name in
+            ("prompts", "bases", "extractors", "latents", "pairs", "students", "samples")}  # fmt: skip
 """Tables whose rows have a folder each, and what holds them."""
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 
@@ -72,7 +72,7 @@ def _dropped(home: Path, named: dict[str, set[str]]) -> Iterator[tuple[Path, str
     why = "no row of the study"
     for table, folder in _FOLDERS.items():
         for path in _inside(home / folder):
-            made = table != "datasets" or (path / "manifest.json").is_file()  # data/ may hold a user's own
+            made = table != "splits" or (path / "manifest.json").is_file()  # data/ may hold a user's own
             if path.is_dir() and path.name not in named[table] and made:
                 yield path, why
     for path in _inside(home / "results/metrics"):

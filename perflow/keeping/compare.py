@@ -33,11 +33,11 @@ def compare(study: Study, home: Path, other: Path, tolerance: float = TOLERANCE)
     if not other.is_dir():
         raise PerflowError(f"--against {other}: no such folder; give the results folder of another clone")
     for table in TABLES:
-        if table == "datasets" and not (other.parent / "data").is_dir():
+        if table == "splits" and not (other.parent / "data").is_dir():
             continue
         for name in getattr(study, table):
             place = places.record(table, name)
-            there = other.parent / place if table == "datasets" else other / place.relative_to("results")
+            there = other.parent / place if table == "splits" else other / place.relative_to("results")
             try:
                 state, lines = _compared(home / place, there, tolerance)
             except PerflowError as error:

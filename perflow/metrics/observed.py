@@ -79,9 +79,19 @@ def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
     tensors, header = artifacts.read_tensors(path)
     if header.get("kind") not in EXTRACTORS:
         raise PerflowError(f"{path}: not an extractor; one is made with perflow extractor")
-    about = {key: header[key] for key in ("accuracy", "weights") if key in header}
+    about = {"weights": header["weights"]} if "weights" in header else {}
     network = pkgutil.resolve_name(EXTRACTORS[header["kind"]])(tensors, header["architecture"])
     return network, {"name": name, "sha256": artifacts.sha256_file(path)} | about
+
+
+def observe_real(dataset: Path, split: str, network: Network) -> tuple[Images, dict[str, dict[str, float]]]:
+    """A data set's real images as the extractor sees them, and ``accuracy``, by attribute, if it reads any."""
+    data = store.load(dataset, split)
+    real = Images(*network.observe(store.images(data)))
+    if not network.values:
+        return real, {}
+    right = {name: found == np.asarray(data[f"label_{name}"]) for name, found in real.predicted.items()}
+    return real, {"accuracy": {name: float(np.mean(each)) for name, each in right.items()}}
 
 
 def labels_wanted(drawn: Drawn, values: dict[str, list[str]]) -> dict[str, np.ndarray]:

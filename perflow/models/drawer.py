@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -29,22 +30,39 @@ class Drawer:
     model: handle.Model
     conditions: dict[str, Tensor]
     null: dict[str, Tensor] | None
+    """What guidance leads away from: one condition for all items, or one for each."""
     items: int
     seed: int
     device: str
 
     @classmethod
-    def load(cls, model: Path, device: str, captions: list[str], per_prompt: int, seed: int) -> Drawer:
-        """Load a model and embed ``captions``, ``per_prompt`` items each."""
-        return cls.of(handle.load(model, device), device, captions, per_prompt, seed)
+    def load(
+        cls, model: Path, device: str, captions: list[str], per_prompt: int, seed: int,
+        negatives: Sequence[str] = ("",),
+    ) -> Drawer:  # fmt: skip
+        """Load a model and embed ``captions``, ``per_prompt`` items each, and ``negatives`` of all or of each."""
+        return cls.of(handle.load(model, device), device, captions, per_prompt, seed, negatives)
 
     @classmethod
-    def of(cls, model: handle.Model, device: str, captions: list[str], per_prompt: int, seed: int) -> Drawer:
+    def of(
+        cls, model: handle.Model, device: str, captions: list[str], per_prompt: int, seed: int,
+        negatives: Sequence[str] = ("",),
+    ) -> Drawer:  # fmt: skip
         """As ``load``, of a model that is loaded."""
-        told = model.base.embed([*captions, ""] if model.base.has_null else captions)
-        prompts = torch.arange(len(captions)).repeat_interleave(per_prompt)
-        null = take(told, torch.tensor([len(captions)])) if model.base.has_null else None
+        away = list(negatives) if len(set(negatives)) > 1 else list(negatives[:1])
+        told = model.base.embed([*captions, *away] if model.base.has_null else captions)
+        prompts, null = torch.arange(len(captions)).repeat_interleave(per_prompt), None
+        if model.base.has_null:
+            null = take(
+                told, torch.arange(len(away)).repeat_interleave(per_prompt if len(away) > 1 else 1) + len(captions)
+            )
         return cls(model, take(told, prompts), null, len(prompts), seed, device)
+
+    def away(self, items: Tensor) -> dict[str, Tensor] | None:
+        """What guidance leads away from for some of the items: [1, ...] or [len(items), ...]."""
+        if self.null is None or all(len(value) == 1 for value in self.null.values()):
+            return self.null
+        return take(self.null, items)
 
     def noise(self, stream: int) -> Tensor:
         """Initial noise of all items, [N, *latent]."""
@@ -58,15 +76,15 @@ class Drawer:
         return chunked(lambda x, i: self._draw(trial, x, i), self.model.base.chunk, noise, items)
 
     def _draw(self, trial: Trial, x: Tensor, items: Tensor) -> Tensor:
-        conditions = take(self.conditions, items)
+        conditions, null = take(self.conditions, items), self.away(items)
         if trial.scheduler is not None:
             added = [generator(self.seed, f"renoise-{trial.stream}", item) for item in items.tolist()]
-            field = self.model.says(conditions, self.null, trial.guidance)
+            field = self.model.says(conditions, null, trial.guidance)
             return schedulers.draw(trial.scheduler, trial.steps, self.model.base.scheduler_config, field, x, added)
         flow = self.model.flow
         if flow is None:
             raise PerflowError(f"{self.model.name}: has no windows; its solver must be one of {', '.join(SCHEDULERS)}")
         scales = each_window(trial.guidance, len(flow.windows))
         for k, steps in groupby(flow.windows.steps(trial.steps), key=lambda step: step.k):
-            x = follow(self.model.says(conditions, self.null, scales[k]), flow, x, steps)
+            x = follow(self.model.says(conditions, null, scales[k]), flow, x, steps)
         return x

@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from perflow.config.rows import Source
 
 
-def take(source: Source, into: Path) -> None:
-    """Make ``into`` the pipeline folder of ``source``; PerflowError naming what is missing."""
+def take(source: Source, into: Path, root: Path = Path()) -> None:
+    """Make ``into`` the pipeline folder of ``source``, whose relative paths start at ``root``.
+
+    PerflowError naming what is missing.
+    """
     shutil.rmtree(into, ignore_errors=True)  # what an interrupted run left
     into.mkdir(parents=True)
-    SOURCES[source.kind](source, into)
+    SOURCES[source.kind](source, into, root)
 
 
-def _folder(source: Source, into: Path) -> None:
-    base = Path(os.path.expanduser(str(source.folder)))
+def _folder(source: Source, into: Path, root: Path) -> None:
+    base = root / os.path.expanduser(str(source.folder))
     content = pipeline_folder.index(base)
     for part in pipeline_folder.parts(content):
         (into / part).mkdir()
@@ -37,11 +40,11 @@ def _folder(source: Source, into: Path) -> None:
     artifacts.write_json(into / pipeline_folder.INDEX, content)
 
 
-def _file(source: Source, into: Path) -> None:
+def _file(source: Source, into: Path, root: Path) -> None:
     import diffusers
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-    path, config = (Path(os.path.expanduser(str(name))) for name in (source.file, source.config))
+    path, config = (root / os.path.expanduser(str(name)) for name in (source.file, source.config))
     if path.suffix != ".safetensors" or not path.is_file():
         raise PerflowError(f"{path}: not a .safetensors file; pickled checkpoints are not read")
     family = pipeline_folder.family(pipeline_folder.index(config))
@@ -58,7 +61,7 @@ def _file(source: Source, into: Path) -> None:
         pipeline.save_pretrained(into, safe_serialization=True)
 
 
-def _hub(source: Source, into: Path) -> None:
+def _hub(source: Source, into: Path, _: Path) -> None:
     from huggingface_hub import HfApi, hf_hub_download
 
     where = f"{source.hub}@{source.revision}"
@@ -89,4 +92,4 @@ _SINGLE: dict[str, dict[str, Any]] = {
 }
 """Families with single-file checkpoints, and the parts that such a file lacks."""
 
-SOURCES: dict[str, Callable[[Source, Path], None]] = {"folder": _folder, "hub": _hub, "file": _file}
+SOURCES: dict[str, Callable[[Source, Path, Path], None]] = {"folder": _folder, "hub": _hub, "file": _file}

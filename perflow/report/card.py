@@ -205,11 +205,16 @@ def _facts(header: Header, base: Mapping[str, Any], numbers: Measured | None) ->
     return [(key, str(value)) for key, value in facts if value is not None]
 
 
+def _drawn(numbers: Measured) -> str:
+    own = numbers.samples["sampling"].get("prompt_list")
+    return f"the list {Path(own['file']).name}" if own else f"the data set {numbers.samples['dataset']}"
+
+
 def _protocol(numbers: Measured) -> str:
     sampling, extractor = numbers.samples["sampling"], numbers.metrics["extractor"]
     accuracy = ", ".join(f"{name} {number(value)}" for name, value in extractor.get("accuracy", {}).items())
     return (
-        f"{sampling['prompts']} prompts of the data set {numbers.samples['dataset']}, {sampling['per_prompt']} images"
+        f"{sampling['prompts']} prompts of {_drawn(numbers)}, {sampling['per_prompt']} images"
         f" each; features of {extractor['name']}{f' (accuracy: {accuracy})' if accuracy else ''}. Brackets:"
         f" {numbers.evaluation['confidence']:.0%} interval over noise and prompts, within this one training seed."
     )

@@ -12,6 +12,7 @@ from perflow import artifacts
 from perflow.errors import PerflowError
 from perflow.report.study import is_reference, leading, read_study
 from perflow.report.tables import TABLES
+from perflow.report.words import scale
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,13 @@ class Report:
 def wide(main: pandas.DataFrame) -> list[dict[str, Any]]:
     """A dict for each method at each number of steps.
 
-    Its description, ``reference`` (whether it stands for the teacher), and ``metrics``: metric -> line of the table.
+    Its description, ``reference`` (whether it stands for the teacher), and ``metrics``: metric -> line of the table,
+    with the ``scale`` at which all values of the metric are shown.
     """
     arms: dict[tuple[str, str], dict[str, Any]] = {}
+    scales = {metric: scale(metric, lines["value"]) for metric, lines in main.groupby("metric")}
     for line in records(main):
+        line["scale"] = scales[line["metric"]]
         described = line | {"reference": is_reference(line["kind"], line["trial"]), "metrics": {}}
         arms.setdefault((line["key"], line["trial"]), described)["metrics"][line["metric"]] = line
     return list(arms.values())

@@ -10,11 +10,11 @@ from typing import Any
 from perflow.report.data import Report, records
 from perflow.report.html import Cell, Html, table
 from perflow.report.study import metric_name
-from perflow.report.words import count, number
+from perflow.report.words import count, number, scale
 
 _SHORT = {
     "fd_teacher": "FD to teacher",
-    "kid_teacher": "KID to teacher ·10³",
+    "kid_teacher": "KID to teacher",
     "teacher_mse": "relative MSE",
     "prompt_accuracy": "prompt accuracy",
     "precision": "precision",
@@ -41,8 +41,8 @@ def main_table(report: Report) -> Html:
     metrics = [name for name in _SHORT if name in measured] or [report.shown(next(iter(_SHORT)))]
     several = len({arm["base"] for arm in arms}) > 1
     first, rest = metrics[:1], metrics[1:]
-    header = ["method", "steps", "eval.", *(_SHORT.get(name, name) for name in first), "log scale", "over seeds"]
-    header += [_SHORT[name] for name in rest]
+    header = ["method", "steps", "eval.", *(_heading(name, arms) for name in first), "log scale", "over seeds"]
+    header += [_heading(name, arms) for name in rest]
     bar = _bars(arms, metrics[0])
     parts = []
     for base in dict.fromkeys(arm["base"] for arm in arms):
@@ -66,8 +66,8 @@ def _block(arms: list[dict], first: list[str], rest: list[str], bar: Callable[[d
             cells = [Cell(str(arm["steps"])), Cell(str(arm["nfe"]))]
             for metric in first:
                 line = arm["metrics"].get(metric)
-                cells += [_value(metric, line, "key"), bar(line), _spread(metric, line)]
-            cells += [_value(metric, arm["metrics"].get(metric)) for metric in rest]
+                cells += [_value(line, "key"), bar(line), _spread(line)]
+            cells += [_value(arm["metrics"].get(metric)) for metric in rest]
             rows.append(name + cells)
     return rows
 
@@ -79,14 +79,15 @@ def _named(arm: dict[str, Any]) -> str:
     return f"{escape(arm['label'])}{small}"
 
 
-def _scale(metric: str) -> float:
-    return 1000.0 if metric.startswith("kid_") else 1.0
+def _heading(metric: str, arms: list[dict[str, Any]]) -> str:
+    thousands = any(arm["metrics"][metric]["scale"] == 1000 for arm in arms if metric in arm["metrics"])
+    return _SHORT.get(metric, metric) + (" ·10³" if thousands else "")
 
 
-def _value(metric: str, line: dict | None, style: str = "") -> Cell:
+def _value(line: dict | None, style: str = "") -> Cell:
     if line is None:
         return Cell("", 1, style)
-    scale = _scale(metric)
+    scale = line["scale"]
     value, low, high = (
         number(None if line[name] is None else line[name] * scale, digits)
         for name, digits in (("value", 3), ("low", 2), ("high", 2))
@@ -94,11 +95,11 @@ def _value(metric: str, line: dict | None, style: str = "") -> Cell:
     return Cell(f"{value}<small>[{low}, {high}]</small>" if low else value, 1, style)
 
 
-def _spread(metric: str, line: dict | None) -> Cell:
+def _spread(line: dict | None) -> Cell:
     """Mean and standard deviation over training seeds."""
     if line is None or line["n_seeds"] == 1:
         return Cell("")
-    scale = _scale(metric)
+    scale = line["scale"]
     mean, deviation = number(line["seed_mean"] * scale), number(line["seed_std"] * scale, 2)
     return Cell(f"{mean}<small>± {deviation}, {line['n_seeds']} seeds</small>")
 
@@ -129,7 +130,8 @@ def _bars(arms: list[dict], metric: str, width: int = 90) -> Callable[[dict | No
 def ablation_table(report: Report, metric: str = "fd_teacher") -> Html:
     """One metric by windows (down) and steps (across), a table for each entry that has several numbers of windows."""
     metric = report.shown(metric)
-    lines = [row for row in records(report.tables["ablation"]) if row["metric"] == metric]
+    shown = scale(metric, report.main["value"][report.main["metric"] == metric])
+    lines = [row | {"scale": shown} for row in records(report.tables["ablation"]) if row["metric"] == metric]
     parts = []
     for base, entry in dict.fromkeys((row["base"], row["entry"]) for row in lines):
         own = [row for row in lines if (row["base"], row["entry"]) == (base, entry)]
@@ -139,7 +141,7 @@ def ablation_table(report: Report, metric: str = "fd_teacher") -> Html:
             cells = {row["steps"]: row for row in own if row["key"] == key}
             any_row = next(iter(cells.values()))
             row = [Cell(str(int(any_row["windows"])), 1, "method"), Cell(str(any_row["n_seeds"]))]
-            row += [_ablated(metric, cells.get(step)) for step in steps]
+            row += [_ablated(cells.get(step)) for step in steps]
             rows.append(row)
         name = own[0]["label"].split(", K=")[0]
         caption = f"{name} on {base}: {metric_name(metric, report.extractor)}; the shaded cells take one step a window"
@@ -147,9 +149,9 @@ def ablation_table(report: Report, metric: str = "fd_teacher") -> Html:
     return Html("".join(parts) or "<p>No entry of this study stands with more than one number of windows.</p>")
 
 
-def _ablated(metric: str, line: dict | None) -> Cell:
+def _ablated(line: dict | None) -> Cell:
     if line is None:
         return Cell("")
-    cell = _value(metric, line, "key" if line["one_step_a_window"] else "")
+    cell = _value(line, "key" if line["one_step_a_window"] else "")
     spread = f"<small>seeds ± {number(line['seed_std'], 2)}</small>" if line["n_seeds"] > 1 else ""
     return cell._replace(html=cell.html + spread)

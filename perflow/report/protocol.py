@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import PurePath
 from typing import Any
 
 from perflow.core.grid import dashed
@@ -38,7 +39,7 @@ def _rows(report: Report, chosen: dict[str, Any]) -> list[tuple[str, str]]:
             f"{count(training['steps'], 'step')} of {training['batch']}, learning rate {training['lr']:g}, "
             f"EMA {training['ema']:g}",
         ),
-        ("samples", f"{sampling['prompts']} prompts × {sampling['per_prompt']}, the same noise for every method"),
+        ("samples", _samples(sampling)),
         ("features", f"{report.extractor}{_accuracy(report)}"),
         (
             "intervals",
@@ -46,6 +47,14 @@ def _rows(report: Report, chosen: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("seed of the study", str(report.study["seed"])),
     ]
+
+
+def _samples(sampling: dict[str, Any]) -> str:
+    own = sampling.get("prompt_list") or {}
+    source = f" of {PurePath(own['file']).name}" if own else ""
+    away = f", away from {own['negative']!r}" if own.get("negative") else ""
+    away = ", away from a negative prompt each" if own.get("negative_column") else away
+    return f"{sampling['prompts']} prompts{source} × {sampling['per_prompt']}{away}, the same noise for every method"
 
 
 def _pairs(row: dict[str, Any]) -> str:

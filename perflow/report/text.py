@@ -14,7 +14,7 @@ _WIDTH = 110
 _PAPER_STEPS = 4, 8
 _METRICS = {
     "fd_teacher": ("FD to teacher", number),
-    "kid_teacher": ("KID·1e3", lambda value: f"{1000 * value:.2f}"),
+    "kid_teacher": ("KID", lambda value: f"{value:.2f}" if abs(value) < 1000 else number(value)),
     "fd_real": ("FD real", number),
     "prompt_accuracy": ("acc.", lambda value: f"{value:.3f}"),
     "teacher_mse": ("rel. MSE", lambda value: number(value, 2)),
@@ -75,8 +75,14 @@ def readings(results_dir: str | Path) -> str:
 
 def _header(arms: list[dict[str, Any]], evaluations: str) -> tuple[str, ...]:
     base = ("base",) if _several_bases(arms) else ()
-    first, *rest = (_METRICS[name][0] if name in _METRICS else name for name in _shown(arms))
+    first, *rest = (_heading(name, arms) for name in _shown(arms))
     return ("method", *base, "steps", evaluations, first, "seeds", *rest)
+
+
+def _heading(metric: str, arms: list[dict[str, Any]]) -> str:
+    name = _METRICS[metric][0] if metric in _METRICS else metric
+    thousands = any(arm["metrics"][metric]["scale"] == 1000 for arm in arms if metric in arm["metrics"])
+    return name + ("·1e3" if thousands else "")
 
 
 def _shown(arms: list[dict[str, Any]]) -> list[str]:
@@ -92,7 +98,8 @@ def _several_bases(arms: list[dict[str, Any]]) -> bool:
 def _value(metric: str, line: dict[str, Any] | None) -> str:
     if line is None or line["value"] is None:
         return ""
-    return _METRICS[metric][1](line["value"]) if metric in _METRICS else number(line["value"])
+    value = line["value"] * line["scale"]
+    return _METRICS[metric][1](value) if metric in _METRICS else number(value)
 
 
 def _cells(arm: dict[str, Any], shown: list[str], several: bool) -> tuple[str, ...]:
@@ -100,9 +107,9 @@ def _cells(arm: dict[str, Any], shown: list[str], several: bool) -> tuple[str, .
     first, *rest = (_value(name, line) for name, line in zip(shown, lines, strict=True))
     spread = ""
     if line := lines[0]:
-        scale = 1000 if shown[0].startswith("kid_") and shown[0] in _METRICS else 1
         low, high, deviation = (
-            number(None if line[name] is None else scale * line[name], 2) for name in ("low", "high", "seed_std")
+            number(None if line[name] is None else line["scale"] * line[name], 2)
+            for name in ("low", "high", "seed_std")
         )
         first += f" [{low}, {high}]"
         spread = f"±{deviation} ({line['n_seeds']})" if line["n_seeds"] > 1 else "1"

@@ -25,6 +25,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(digits - 1 - power, 0)}f}"
 
 
+def scale(metric: str, values: Iterable[float | None]) -> int:
+    """What a table multiplies a metric by: 1000 for a kernel distance (KID) that is small in all of ``values``, as in
+    standardised features; in raw ones, which are not of size 1, it is large as it is."""
+    known = [abs(value) for value in values if value is not None and not math.isnan(value)]
+    return 1000 if metric.startswith("kid_") and max(known, default=0) < 10 else 1
+
+
 def signed(value: float) -> str:
     """As :func:`number`, with its sign, and a true minus."""
     return ("−" if value < 0 else "+") + number(abs(value))

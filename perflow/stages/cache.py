@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +20,8 @@ from perflow.core.grid import each_window, stretches
 from perflow.core.rng import generator, normal
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.core.windows import Windows
-from perflow.datasets import store
 from perflow.errors import PerflowError
+from perflow.latents import Latents
 from perflow.loop import Step
 from perflow.models import handle
 
@@ -31,7 +29,7 @@ from perflow.models import handle
 def cache(
     spec: Spec,
     teacher: Path,
-    dataset: Path,
+    latents: Path,
     out: Path,
     device: str = "cpu",
     shard_items: int = 1024,
@@ -48,16 +46,17 @@ def cache(
     on whatever device. Once all parts are there, the whole only lists them.
     """
     row = Pairs.model_validate(spec.row)
-    work = _Work.load(spec, row, teacher, dataset, device)
+    work = _Work.load(spec, row, teacher, latents, device)
     folder = out.parent
     shards = work.shards(shard_items)
+    made_of = {"spec": spec.hash, "teacher": work.teacher.sha256, "latents": artifacts.sha256_file(latents)}
     numbers = range(len(shards))[(part.number - 1) :: part.of] if part else range(len(shards))
     entries, evaluated = [], 0
     for done, index in enumerate(numbers):
         items, crossed = shards[index]
         path = folder / pairs.shard_name(index)
-        header = {"spec": spec.hash, "teacher": work.teacher.sha256, "items": [int(items[0]), int(items[-1])]}
-        if not _sound(path, header):
+        header = made_of | {"items": [int(items[0]), int(items[-1])]}
+        if not artifacts.holds(path, header):
             tensors = work.solve(items, crossed)
             artifacts.write_tensors(path, tensors, header | {"sha256": artifacts.tensor_hash(tensors)})
         entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
@@ -67,13 +66,14 @@ def cache(
         artifacts.write_json(part.list(out), {"spec": spec.hash, "part": str(part), "shards": entries})
         return {"teacher_evaluations": evaluated}
     conditions = folder / pairs.CONDITIONS
-    artifacts.write_tensors(conditions, work.conditions, {"spec": spec.hash, "captions": work.captions})
+    told = {"spec": spec.hash, "captions": work.data.captions}
+    artifacts.write_tensors(conditions, work.data.conditions, told)
     artifacts.write_json(out, {
         "spec": spec.hash,
         "base": {"name": row.base, "sha256": work.teacher.base_sha256},
         "teacher": {"name": work.teacher.name, "sha256": work.teacher.sha256},
         "edges": row.edges, "starts": row.starts, "solver": row.solver, "window_steps": row.window_steps,
-        "guidance": row.guidance, "drop": row.drop, "count": work.pairs,
+        "guidance": row.guidance, "negative": row.negative, "drop": row.drop, "count": work.pairs,
         "teacher_evaluations": evaluated,
         "shards": entries,
         "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},
@@ -88,48 +88,31 @@ def _spent(spec: Spec, out: Path) -> dict[str, float]:
     return {name: sum(found[name] for found in of_this) for name in ("seconds", "cpu_seconds")}
 
 
-def _sound(path: Path, header: dict) -> bool:
-    """Whether ``path`` is this very shard, whole: otherwise it is made anew."""
-    if not path.is_file():
-        return False
-    try:
-        found = artifacts.read_tensors(path)[1]
-    except PerflowError:
-        return False
-    return {key: value for key, value in found.items() if key != "sha256"} == header
-
-
 @dataclass(frozen=True)
 class _Work:
-    """What every item needs: teacher, latents, captions, windows."""
+    """What every item needs: teacher, latents and conditions, windows."""
 
     spec: Spec
     row: Pairs
     teacher: handle.Model
-    data: Any
-    captions: list[str]
-    caption_of: Tensor
-    conditions: dict[str, Tensor]
+    data: Latents
+    away: dict[str, Tensor] | None
+    """The condition that guidance leads away from, [1, ...]; None of a base that knows none."""
     windows: Windows
     device: str
 
     @classmethod
-    def load(cls, spec: Spec, row: Pairs, teacher: Path, dataset: Path, device: str) -> _Work:
-        model = handle.load(teacher, device)
-        data = store.load(dataset, "base")
-        texts = data["text"]
-        captions = [*([""] if model.base.has_null else []), *sorted(set(texts))]
-        number = {caption: i for i, caption in enumerate(captions)}
-        return cls(
-            spec, row, model, data, captions,
-            torch.tensor([number[text] for text in texts]), model.base.embed(captions), Windows(tuple(row.edges)),
-            device,
-        )  # fmt: skip
-
-    @cached_property
-    def latents(self) -> Tensor:
-        """All images' latents, encoded when a pair is made first."""
-        return self.teacher.base.encode(store.images(self.data))
+    def load(cls, spec: Spec, row: Pairs, teacher: Path, latents: Path, device: str) -> _Work:
+        model, data = handle.load(teacher, device), Latents.load(latents, device)
+        if data.manifest["base"]["sha256"] != model.base_sha256:
+            raise PerflowError(
+                f"{latents}: latents of another base ({data.manifest['base']['sha256'][:12]}) than that of the teacher"
+                f" '{model.name}' ({model.base_sha256[:12]}); delete it and run again"
+            )
+        away = None
+        if model.base.has_null:
+            away = model.base.embed([row.negative]) if row.negative else take(data.conditions, torch.tensor([0]))
+        return cls(spec, row, model, data, away, Windows(tuple(row.edges)), device)
 
     @property
     def pairs(self) -> int:
@@ -164,14 +147,14 @@ class _Work:
     @torch.inference_mode()
     def solve(self, items: Tensor, crossed: range) -> dict[str, Tensor]:
         """The pairs of ``items``, each from real latents noised to the first of the windows ``crossed``."""
-        seed, recipe = self.spec.seed, self.row
+        seed, recipe, latents = self.spec.seed, self.row, self.data.latents
         draws = [generator(seed, "pair", int(i)) for i in items]
-        image = torch.cat([torch.randint(len(self.latents), (1,), generator=rng) for rng in draws])
+        image = torch.cat([torch.randint(len(latents), (1,), generator=rng) for rng in draws])
         dropped = torch.cat([torch.rand(1, generator=rng) for rng in draws]) < recipe.drop
-        caption = torch.where(dropped, 0, self.caption_of[image])
-        noise = normal(self.latents.shape[1:], seed, "pair-noise", items.tolist()).to(self.device)
+        caption = torch.where(dropped, 0, self.data.caption[image])
+        noise = normal(latents.shape[1:], seed, "pair-noise", items.tolist()).to(self.device)
         t = self.windows.start(crossed[0])
-        x = self.teacher.base.schedule.alpha(t) * self.latents[image] + self.teacher.base.schedule.sigma(t) * noise
+        x = self.teacher.base.schedule.alpha(t) * latents[image] + self.teacher.base.schedule.sigma(t) * noise
         x = x.float()
         nodes = [x]
         for k in crossed:
@@ -188,8 +171,7 @@ class _Work:
     def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
         """The teacher's solution over window k: a base's with a solver, a student's on its own windows."""
         teacher, row = self.teacher, self.row
-        null = take(self.conditions, torch.tensor([0])) if teacher.base.has_null else None
-        network = teacher.says(take(self.conditions, caption), null, row.guidance)
+        network = teacher.says(take(self.data.conditions, caption), self.away, row.guidance)
         if row.solver == WINDOW:
             own = teacher.flow.windows.edges
             return follow(network, teacher.flow, x, stretches(own, row.steps, row.edges)[k])

@@ -11,12 +11,11 @@ import numpy as np
 from perflow import artifacts
 from perflow.artifacts import Spec
 from perflow.config.rows import Evaluation
-from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.loop import Step
 from perflow.metrics import flow, intervals
-from perflow.metrics.observed import INDEPENDENT, TEACHER, Drawn, labels_wanted, load_extractor, measured
-from perflow.metrics.trial import Images, Trial
+from perflow.metrics.observed import INDEPENDENT, TEACHER, Drawn, labels_wanted, load_extractor, measured, observe_real
+from perflow.metrics.trial import Trial
 
 _FLOW = ("straightness", "teacher_straightness", "endpoint_error")
 
@@ -35,7 +34,7 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
     network, about = load_extractor(row.extractor, extractor)
     wanted = labels_wanted(drawn, network.values)
     groups = intervals.deal(drawn.prompts, row.groups)
-    real = Images(*network.observe(store.images(store.load(dataset, row.split))))
+    real, accuracy = observe_real(dataset, row.split, network)
     teachers = {stream: shown.observe(name, network, groups) for stream, name in streams.items()}
 
     trials: dict[str, Any] = {}
@@ -46,7 +45,7 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
         trials[name]["metrics"] = measured(trial, row.metrics, row.confidence)
         yield Step("evaluate", len(trials), len(drawn.trials))
 
-    found = {"spec": spec.hash, "model": row.model, "extractor": about, "trials": trials}
+    found = {"spec": spec.hash, "model": row.model, "extractor": about | accuracy, "trials": trials}
     artifacts.write_json(out, found | {"flow": _flow(drawn, row)})
 
 

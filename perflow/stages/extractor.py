@@ -31,8 +31,8 @@ def extractor(spec: Spec, source: Path, out: Path, state: Path, device: str = "c
     """Write ``out``, and ``curve.jsonl`` beside it.
 
     A classifier is trained on the split "extractor" of the manifest ``source``; the header of ``out`` holds its
-    architecture and the accuracy by attribute on the split "reference", whose handwritten digits it has never
-    seen. Of any other kind ``source`` is the file of the weights, and the curve is empty.
+    architecture. How well it reads is measured by ``evaluate``, on images of another split. Of any other kind
+    ``source`` is the file of the weights, and the curve is empty.
     PerflowError if that file is not the one the row names, or holds another network.
     """
     row = rows.Extractor.model_validate(spec.row)
@@ -86,12 +86,7 @@ def _train(spec: Spec, row: rows.Extractor, dataset: Path, out: Path, state: Pat
 
     trained = loop.ema.cpu()
     trained.standardise(images)
-    images, labels = _split(dataset, "reference", heads)
-    _, predicted = trained.observe(images)
-    header = _header(spec, row, trained) | {
-        "dataset": manifest["spec"],
-        "accuracy": {name: float(np.mean(predicted[name] == labels[name])) for name in heads},
-    }
+    header = _header(spec, row, trained) | {"dataset": manifest["spec"]}
     artifacts.write_jsonl(out.with_name("curve.jsonl"), loop.curve)
     artifacts.write_tensors(out, trained.state_dict(), header)
 

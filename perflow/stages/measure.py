@@ -14,7 +14,7 @@ from perflow.config.rows import Evaluation
 from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.metrics import NEEDS, intervals
-from perflow.metrics.observed import INDEPENDENT, Drawn, labels_wanted, load_extractor, measured
+from perflow.metrics.observed import INDEPENDENT, Drawn, labels_wanted, load_extractor, measured, observe_real
 from perflow.metrics.trial import Images, Trial
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -64,8 +64,8 @@ def measure(
     dealt = {"prompts": shown.prompts, "groups": groups} if same_prompts else {"groups": np.arange(len(pixels)) % count}
     samples = Images(*network.observe(pixels), **dealt)
     other = shown.observe(INDEPENDENT, network, groups)
-    reference = store.split_file(dataset, row.split)
-    real = Images(*network.observe(store.images(store.load(dataset, row.split))))
+    reference = store.split_files(dataset, row.split)[0]
+    real, accuracy = observe_real(dataset, row.split, network)
     metrics = [metric for metric in row.metrics if metric not in left_out]
     found = measured(Trial(samples, other, other, real, wanted), metrics, row.confidence)
     left_out |= {metric: "undefined for these images" for metric in metrics if metric not in found}
@@ -74,7 +74,7 @@ def measure(
         "images": _described(images, _hash(given), samples),
         "teacher": _described(teacher.parent / entry["file"], entry["sha256"], other),
         "real": _described(reference, artifacts.sha256_file(reference), real),
-        "extractor": about, "confidence": row.confidence, "groups": count,
+        "extractor": about | accuracy, "confidence": row.confidence, "groups": count,
         "groups_of": "prompts" if same_prompts else "images", "metrics": found, "left_out": left_out,
     }  # fmt: skip
 

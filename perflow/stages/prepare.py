@@ -16,16 +16,16 @@ from perflow.models import folder as pipeline_folder
 from perflow.models.handle import base_handle
 
 
-def prepare(spec: Spec, dataset: Path, out: Path) -> None:
+def prepare(spec: Spec, dataset: Path, out: Path, root: Path = Path()) -> None:
     """Copy the checkpoint to ``pipeline/`` beside ``out``, and write ``out``, its handle, and an empty curve.
 
-    ``dataset`` is the manifest of the images it is taught with. PerflowError if the checkpoint is of another family or
-    predicts something else than its row says, draws another resolution than the data set's, or has other values than
-    its row pins.
+    ``dataset`` is the manifest of the images it is taught with; relative paths of the row start at ``root``.
+    PerflowError if the checkpoint is of another family or predicts something else than its row says, draws another
+    resolution than the data set's, or has other values than its row pins.
     """
     row = Pretrained.model_validate(spec.row)
     folder, place, resolution = out.parent / "pipeline", f"bases.{spec.name}", store.manifest(dataset)["resolution"]
-    sources.take(row.source, folder)
+    sources.take(row.source, folder, root)
     content = pipeline_folder.index(folder)
     if (found := pipeline_folder.family(content)) != row.family:
         valid = f"family: {found}" if found else f"there are {', '.join(FAMILIES)}"

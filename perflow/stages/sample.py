@@ -16,7 +16,6 @@ from perflow.core.fields import base_field, student_field
 from perflow.core.grid import each_window
 from perflow.core.solvers import SOLVERS
 from perflow.core.straightness import coordinates, curvature, endpoint_error
-from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.images import png, tile
 from perflow.loop import Step
@@ -27,7 +26,7 @@ _GRID = (4, 16)
 """Rows and columns of a trial's picture."""
 
 
-def sample(spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, device: str = "cpu") -> Iterator[Step]:
+def sample(spec: Spec, model: Path, teacher: Path, prompts: Path, out: Path, device: str = "cpu") -> Iterator[Step]:
     """Write an archive of PNGs, the latents and a grid for each trial beside ``out``, and last ``out``.
 
     Item i belongs to prompt i // per_prompt; its noise is a function of (seed, stream, i), so trials of
@@ -36,11 +35,11 @@ def sample(spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, dev
     """
     row = Samples.model_validate(spec.row)
     loaded = handle.load(model, device)
-    if loaded.base.conditional:
-        prompts = choose_prompts(dataset, row.sampling.split, row.sampling.prompts)
-    else:  # nothing is asked for: items in numbered groups
-        prompts = [{"text": f"no. {number + 1}"} for number in range(row.sampling.prompts)]
-    drawer = Drawer.of(loaded, device, [prompt["text"] for prompt in prompts], row.sampling.per_prompt, spec.seed)
+    chosen, negatives = read_prompts(prompts)
+    if not loaded.base.conditional:  # nothing is asked for: items in numbered groups
+        chosen = [{"text": f"no. {number + 1}"} for number in range(len(chosen))]
+    texts = [prompt["text"] for prompt in chosen]
+    drawer = Drawer.of(loaded, device, texts, row.sampling.per_prompt, spec.seed, negatives)
     total, trials = len(row.trials) + row.windowed, {}
     for i, trial in enumerate(row.trials):
         trials[trial.name] = _write_trial(out.parent, trial, drawer)
@@ -51,23 +50,15 @@ def sample(spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, dev
         yield Step("flow", total, total)
     artifacts.write_json(out, {
         "spec": spec.hash, "model": row.model, "model_sha256": drawer.model.sha256, "base": row.base,
-        "prompts": prompts, "per_prompt": row.sampling.per_prompt, "trials": trials, "flow": flow,
+        "prompts": chosen, "negatives": negatives, "per_prompt": row.sampling.per_prompt, "trials": trials,
+        "flow": flow,
     })  # fmt: skip
 
 
-def choose_prompts(dataset: Path, split: str, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` different captions of a split, with what they specify."""
-    data = store.load(dataset, split)
-    attributes = store.manifest(dataset)["attributes"]
-    columns = {name: data[name] for name in ("text", *attributes)}
-    chosen: dict[str, dict[str, Any]] = {}
-    for i, text in enumerate(columns["text"]):
-        chosen.setdefault(text, {name: values[i] for name, values in columns.items()})
-        if len(chosen) == count:
-            return list(chosen.values())
-    raise PerflowError(
-        f"sampling.prompts: {count} different captions asked for, the split '{split}' of {dataset} has {len(chosen)}"
-    )
+def read_prompts(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """What is drawn, and what guidance leads away from for each; PerflowError naming a file that is no prompts."""
+    content = artifacts.read_object(path, "prompts", prompts=list, negatives=list)
+    return content["prompts"], content["negatives"]
 
 
 def _write_trial(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
@@ -95,10 +86,10 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     guidance = next(trial.guidance for trial in row.trials if trial.scheduler is None)
     every = max(1, drawer.items // recipe.items)
     chosen = torch.arange(0, drawer.items, every)[: recipe.items]
-    conditions = take(drawer.conditions, chosen)
+    conditions, null = take(drawer.conditions, chosen), drawer.away(chosen)
     scales = each_window(guidance, len(flow.windows))
     teach = base_field(
-        teacher.says(conditions, drawer.null, row.sampling.teacher.guidance),
+        teacher.says(conditions, null, row.sampling.teacher.guidance),
         teacher.base.schedule, teacher.base.prediction,
     )  # fmt: skip
     positions = [j / recipe.substeps for j in range(recipe.substeps + 1)]
@@ -106,7 +97,7 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     x, columns = drawer.noise(0)[chosen], {"straightness": [], "teacher_straightness": [], "endpoint_error": []}
     for k in range(len(flow.windows)):
         own, exact = [x], [x]
-        says = student_field(drawer.model.says(conditions, drawer.null, scales[k]), flow)
+        says = student_field(drawer.model.says(conditions, null, scales[k]), flow)
         for u_from, u_to in zip(positions, positions[1:], strict=False):
             own.append(flow.step(own[-1], says(own[-1], k, u_from), k, u_from, u_to))
             times = flow.time(k, torch.linspace(u_from, u_to, per + 1, dtype=torch.float64)).tolist()

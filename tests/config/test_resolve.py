@@ -46,7 +46,9 @@ def test_one_line_ablates_the_number_of_windows(tiny_params, write_params):
     [
         (("evaluation", "groups"), 8, {"evaluations"}),
         (("evaluation", "metrics"), ["fd_teacher"], {"evaluations"}),
-        (("sampling", "prompts"), 8, {"samples"}),
+        (("sampling", "prompts"), 8, {"prompts", "samples"}),
+        (("datasets", "digits", "counts", "reference"), 128, {"splits"}),
+        (("encoding",), {"dtype": "bf16"}, {"latents"}),
         (("training", "lr"), 5e-4, {"students"}),
         (("pairs", "fixed", "guidance"), 2.0, {"pairs"}),
         (("extractors", "tiny-cnn", "training", "steps"), 10, {"extractors"}),

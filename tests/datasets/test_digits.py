@@ -135,6 +135,6 @@ def test_impossible_resolutions_are_refused(resolution):
         Digits(resolution, dict.fromkeys(SPLITS, 1), seed=0)
 
 
-def test_every_split_needs_a_count():
+def test_a_split_that_is_none_is_refused():
     with pytest.raises(PerflowError, match="base, extractor, reference"):
-        Digits(16, {"base": 1}, seed=0)
+        Digits(16, {"train": 1}, seed=0)

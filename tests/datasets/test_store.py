@@ -7,23 +7,23 @@ import sys
 import numpy as np
 import pytest
 
-from perflow.artifacts import Spec, sha256_file
+from perflow.artifacts import sha256_file
 from perflow.datasets import SPLITS, store
 from perflow.datasets.digits import Digits, words
 from perflow.errors import PerflowError
-from perflow.stages.fetch import fetch
+from tests.digits import fetch_digits
 
 COUNTS = {"base": 40, "extractor": 20, "reference": 10}
 
 
-def spec(seed=3):
-    return Spec("datasets", "d", seed, {"source": "digits", "resolution": 16, "counts": COUNTS}, "hash")
+def made(out, seed=3):
+    fetch_digits(out, COUNTS, seed, "hash")
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "manifest.json"
-    fetch(spec(), path)
+    made(path)
     return path
 
 
@@ -35,7 +35,7 @@ def copied(manifest, tmp_path):
 
 
 def test_the_same_spec_gives_the_same_bytes(manifest, tmp_path):
-    fetch(spec(), tmp_path / "manifest.json")
+    made(tmp_path / "manifest.json")
     names = sorted(path.name for path in manifest.parent.iterdir())
     assert names == sorted([*(f"{split}.parquet" for split in SPLITS), "manifest.json"])
     for name in names:
@@ -43,20 +43,20 @@ def test_the_same_spec_gives_the_same_bytes(manifest, tmp_path):
 
 
 def test_another_seed_gives_other_images(manifest, tmp_path):
-    fetch(spec(seed=4), tmp_path / "manifest.json")
+    made(tmp_path / "manifest.json", seed=4)
     assert sha256_file(tmp_path / "base.parquet") != sha256_file(manifest.parent / "base.parquet")
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_what_is_read_is_what_the_source_made(manifest, split):
-    made, read = list(Digits(16, COUNTS, 3).rows(split)), store.load(manifest, split)
+    made_, read = list(Digits(16, COUNTS, 3).rows(split)), store.load(manifest, split)
     assert len(read) == COUNTS[split]
     for name in ("text", "digit", "fg", "bg", "label_digit", "label_fg", "label_bg"):
-        assert read[name][:] == [row[name] for row in made]
+        assert read[name][:] == [row[name] for row in made_]
     images = store.images(read)
     assert images.shape == (COUNTS[split], 16, 16, 3)
     assert images.dtype == np.uint8
-    assert (images == np.stack([store.decode(row["image"]) for row in made])).all()
+    assert (images == np.stack([store.decode(row["image"]) for row in made_])).all()
     assert np.array_equal(images[0], np.asarray(read[0]["image"]))
 
 
@@ -67,7 +67,7 @@ def test_the_manifest_says_what_there_is(manifest):
     assert content["words"] == words()
     assert content["columns"] == store.load(manifest, "base").column_names
     for split in SPLITS:
-        entry = content["files"][split]
+        (entry,) = content["files"][split]
         assert entry["sha256"] == sha256_file(manifest.parent / entry["file"])
 
 
@@ -81,7 +81,7 @@ def test_the_manifest_comes_last(tmp_path, monkeypatch):
 
     monkeypatch.setattr(store, "write", failing)
     with pytest.raises(OSError, match="no space"):
-        fetch(spec(), tmp_path / "manifest.json")
+        made(tmp_path / "manifest.json")
     assert not (tmp_path / "manifest.json").exists()
 
 

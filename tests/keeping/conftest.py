@@ -15,23 +15,27 @@ from tests.conftest import ROOT, dump_params
 
 STUDENT, PAIRS = "eps-perflow-k2-s0", "eps-fixed-k2"
 BASE = "results/bases/eps/model.json"
-DATA = "data/digits/manifest.json"
+DATA, SEEN, REAL = (f"data/digits-{split}/manifest.json" for split in ("base", "extractor", "reference"))
+"""The manifests of the splits: for the base, the extractor, and to compare with."""
+PROMPTS, LATENTS = "results/prompts/digits/manifest.json", "results/latents/eps/manifest.json"
 COMMANDS = [
-    ("fetch", "datasets", "digits", DATA, {}),
+    *(("fetch", "splits", Path(manifest).parent.name, manifest, {}) for manifest in (DATA, SEEN, REAL)),
+    ("prompts", "prompts", "digits", PROMPTS, {}),
     ("base", "bases", "eps", BASE, {"dataset": DATA}),
-    ("extractor", "extractors", "cnn", "results/extractors/cnn/extractor.safetensors", {"source": DATA}),
-    ("cache", "pairs", PAIRS, f"results/pairs/{PAIRS}/manifest.json", {"teacher": BASE, "dataset": DATA}),
+    ("extractor", "extractors", "cnn", "results/extractors/cnn/extractor.safetensors", {"source": SEEN}),
+    ("encode", "latents", "eps", LATENTS, {"model": BASE, "dataset": DATA}),
+    ("cache", "pairs", PAIRS, f"results/pairs/{PAIRS}/manifest.json", {"teacher": BASE, "latents": LATENTS}),
     ("train", "students", STUDENT, f"results/students/{STUDENT}/ema.safetensors",
      {"start": BASE, "pairs": f"results/pairs/{PAIRS}/manifest.json"}),
     ("export", "deltas", STUDENT, f"results/students/{STUDENT}/delta.safetensors",
      {"student-spec": f"results/specs/students/{STUDENT}.json", "base": BASE,
       "weights": f"results/students/{STUDENT}/ema.safetensors"}),
     *(("sample", "samples", model, f"results/samples/{model}/manifest.json",
-       {"model": handle, "teacher": BASE, "dataset": DATA})
+       {"model": handle, "teacher": BASE, "prompts": PROMPTS})
       for model, handle in (("eps", BASE), (STUDENT, f"results/students/{STUDENT}/model.json"))),
     *(("evaluate", "evaluations", model, f"results/metrics/{model}.json",
        {"samples": f"results/samples/{model}/manifest.json", "teacher": "results/samples/eps/manifest.json",
-        "dataset": DATA, "extractor": "results/extractors/cnn/extractor.safetensors"})
+        "dataset": REAL, "extractor": "results/extractors/cnn/extractor.safetensors"})
       for model in ("eps", STUDENT)),
 ]  # fmt: skip
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from perflow import artifacts, config, keeping, record
+from perflow.datasets import SPLITS
 from perflow.errors import PerflowError
 from tests.conftest import ROOT
 from tests.keeping.conftest import PAIRS, STUDENT, make, small
@@ -42,10 +43,11 @@ def test_dropped_rows_go_and_nothing_else(made):
     params["datasets"]["more"] = params["datasets"]["digits"]
     make(params, made.home, steps=[])
     study = config.load("params.yaml")
+    made_rows = {"digits", *(f"digits-{split}" for split in SPLITS), "eps", "cnn", PAIRS, STUDENT}
     for table in config.TABLES:
-        for name in set(getattr(study, table)) - {"digits", "eps", "cnn", PAIRS, STUDENT}:
+        for name in set(getattr(study, table)) - made_rows:
             place = config.places.record(table, name)
-            artifacts.write_text(place.with_name("manifest.json" if table == "datasets" else "x.bin"), "{}")
+            artifacts.write_text(place.with_name("manifest.json" if table == "splits" else "x.bin"), "{}")
             if table == "evaluations":
                 place.with_name("x.bin").rename(place.with_name(f"{name}.json"))
             artifacts.write_json(place, {})

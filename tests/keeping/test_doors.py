@@ -29,7 +29,7 @@ from perflow.pairs import PairCache
 from perflow.stages.evaluate import evaluate
 from perflow.stages.export import export
 from tests.fuzzing import mutate
-from tests.keeping.conftest import BASE, DATA, PAIRS, STUDENT
+from tests.keeping.conftest import BASE, DATA, PAIRS, REAL, STUDENT
 
 SHARDS, SAMPLES = Path(f"results/pairs/{PAIRS}"), Path(f"results/samples/{STUDENT}")
 DELTA = Path(f"results/students/{STUDENT}/delta.safetensors")
@@ -100,7 +100,7 @@ def read_spec_and_state(path: Path) -> None:
 
 
 MANIFESTS = {
-    "dataset": (Path(DATA), lambda: [store.split_file(DATA, split) for split in store.manifest(DATA)["files"]]),
+    "dataset": (Path(DATA), lambda: [store.split_files(DATA, split) for split in store.manifest(DATA)["files"]]),
     "base's handle": (Path(BASE), lambda: handle.network_tensors(Path(BASE))),
     "pairs": (SHARDS / "manifest.json", lambda: PairCache.load(SHARDS / "manifest.json")),
     "samples": (SAMPLES / "manifest.json", lambda: Drawn.read(SAMPLES / "manifest.json")),
@@ -148,11 +148,11 @@ def test_any_bytes_in_place_of_an_archive_are_read_or_named(home, data):
 @slow
 @given(data=st.data())
 def test_a_corrupted_split_with_a_right_hash_is_read_or_named(home, data):
-    path, manifest = Path("data/digits/reference.parquet"), Path(DATA)
+    path, manifest = Path("data/digits-reference/reference.parquet"), Path(REAL)
     with mended(path, manifest):
         path.write_bytes(corrupted(path.read_bytes(), data))
         content = artifacts.read_json(manifest)
-        content["files"]["reference"]["sha256"] = artifacts.sha256_file(path)
+        content["files"]["reference"][0]["sha256"] = artifacts.sha256_file(path)
         artifacts.write_json(manifest, content)
         knock(lambda: store.images(store.load(manifest, "reference")), path)
 
@@ -213,7 +213,7 @@ def test_the_stages_name_an_edited_input(home, data):
     which = data.draw(st.sampled_from(["samples", "base", "extractor"]))
     metrics = artifacts.read_spec(f"results/specs/evaluations/{STUDENT}.json")
     inputs = {"samples": SAMPLES / "manifest.json", "teacher": Path("results/samples/eps/manifest.json"),
-              "dataset": Path(DATA), "extractor": Path("results/extractors/cnn/extractor.safetensors")}  # fmt: skip
+              "dataset": Path(REAL), "extractor": Path("results/extractors/cnn/extractor.safetensors")}  # fmt: skip
     with mended(Path(BASE), *inputs.values()):
         if which == "extractor":
             tensors, header = artifacts.read_tensors(inputs["extractor"])
@@ -279,7 +279,7 @@ def test_reading_an_archive_writes_nothing_and_expands_nothing(tmp_path, monkeyp
 
 def test_a_manifest_cannot_point_outside_its_folder(home):
     manifest = SHARDS / "manifest.json"
-    for name in ("../../../data/digits/manifest.json", str(home / DATA), "/etc/passwd"):
+    for name in ("../../../data/digits-base/manifest.json", str(home / DATA), "/etc/passwd"):
         with mended(manifest):
             content = artifacts.read_json(manifest)
             content["shards"][0] = {"file": name, "sha256": artifacts.sha256_file(DATA)}

@@ -23,14 +23,22 @@ def found(made, study: config.Study | None = None) -> dict[str, tuple[str, str]]
 
 def test_a_study_as_it_was_made_is_ok(made):
     verified = list(keeping.verify(made.study, Path(".")))
-    assert [finding.state for finding in verified] == ["ok"] * 13
+    assert [finding.state for finding in verified] == ["ok"] * 17
     assert not any(finding.lines for finding in verified)
 
 
 FILES = {
-    "data/digits/base.parquet": "datasets/digits",
-    "data/digits/manifest.json": "datasets/digits",
-    "data/digits/cost.json": "datasets/digits",
+    **{
+        f"data/digits-{split}/{name}": f"splits/digits-{split}"
+        for split in ("base", "extractor", "reference")
+        for name in (f"{split}.parquet", "manifest.json", "cost.json")
+    },
+    "results/prompts/digits/manifest.json": "prompts/digits",
+    "results/prompts/digits/cost.json": "prompts/digits",
+    "results/latents/eps/manifest.json": "latents/eps",
+    "results/latents/eps/cost.json": "latents/eps",
+    "results/latents/eps/latents-00000.safetensors": "latents/eps",
+    "results/latents/eps/conditions.safetensors": "latents/eps",
     BASE: "bases/eps",
     "results/bases/eps/curve.jsonl": "bases/eps",
     "results/bases/eps/cost.json": "bases/eps",
@@ -114,7 +122,7 @@ def test_what_snakemake_does_not_miss_is_said_to_be_deleted(made):
         f"results/pairs/{PAIRS}/shard-00000.safetensors": f"results/pairs/{PAIRS}/manifest.json",
         "results/samples/eps/teacher.zip": "results/samples/eps/manifest.json",
         "results/bases/eps/pipeline/scheduler/scheduler_config.json": BASE,
-        "data/digits/reference.parquet": "data/digits/manifest.json",
+        "data/digits-reference/reference.parquet": "data/digits-reference/manifest.json",
     }.items():
         Path(file).unlink()
         assert any(f"{file}: missing; delete {manifest} and run again" in lines for _, lines in found(made).values())

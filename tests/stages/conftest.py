@@ -11,6 +11,7 @@ import pytest
 
 from perflow import artifacts, config
 from perflow.artifacts import Spec
+from tests.digits import fetch_digits
 
 
 class Study(NamedTuple):
@@ -29,8 +30,17 @@ class Study(NamedTuple):
 
     @property
     def dataset(self) -> Path:
-        """The data set's manifest."""
+        """The manifest of all splits of the data set."""
         return self.path("data/digits/manifest.json")
+
+    def latents(self, base: str) -> Path:
+        """A base's latents."""
+        return self.path("results/latents", base, "manifest.json")
+
+    @property
+    def prompts(self) -> Path:
+        """What models are asked to draw."""
+        return self.path("results/prompts/digits/manifest.json")
 
     def handle(self, model: str) -> Path:
         """A model's handle."""
@@ -65,13 +75,16 @@ def cost(stage: Iterator) -> dict[str, int]:
 def made(root, tmp_path_factory) -> Study:
     """Data set, both bases, one cache and one student of the tiny study."""
     from perflow.stages.base import base
-    from perflow.stages.fetch import fetch
+    from perflow.stages.encode import encode
+    from perflow.stages.prompts import prompts
 
     made = Study(config.load(root / "workflow/studies/tiny.yaml"), tmp_path_factory.mktemp("tiny"))
     config.write_specs(made.study, made.home)
-    fetch(made.spec("datasets", "digits"), made.dataset)
+    fetch_digits(made.dataset, made.study.datasets["digits"].counts)
+    prompts(made.spec("prompts", "digits"), made.prompts)
     for name in ("eps", "v"):
         finish(base(made.spec("bases", name), made.dataset, made.handle(name), made.state(name)))
+        finish(encode(made.spec("latents", name), made.handle(name), made.dataset, made.latents(name)))
     for student in ("eps-perflow-k2-s0", "v-distilled-k2-s0"):
         teach(made, student)
     return made
@@ -80,14 +93,17 @@ def made(root, tmp_path_factory) -> Study:
 def teach(study: Study, student: str) -> None:
     """Pairs (unless they are there), training and delta of one student, by the real stages."""
     from perflow.stages.cache import cache
+    from perflow.stages.encode import encode
     from perflow.stages.export import export
     from perflow.stages.train import train
 
     row = study.study.students[student]
     pairs, weights = study.study.pairs[row.pairs], study.handle(student).with_name("ema.safetensors")
+    if not study.latents(row.base).exists():
+        finish(encode(study.spec("latents", row.base), study.handle(row.base), study.dataset, study.latents(row.base)))
     base, start, teacher = (study.handle(name or row.base) for name in (None, row.start, pairs.teacher))
     if not study.pairs(row.pairs).exists():
-        finish(cache(study.spec("pairs", row.pairs), teacher, study.dataset, study.pairs(row.pairs)))
+        finish(cache(study.spec("pairs", row.pairs), teacher, study.latents(row.base), study.pairs(row.pairs)))
     finish(train(study.spec("students", student), start, study.pairs(row.pairs), weights, study.state(student)))
     shutil.rmtree(study.state(student))
     export(

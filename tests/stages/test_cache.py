@@ -16,7 +16,7 @@ from tests.stages.conftest import cost, finish, grown
 
 
 def run(tiny, name, base, out, **options):
-    return cache(tiny.spec("pairs", name), tiny.handle(base), tiny.dataset, out, **options)
+    return cache(tiny.spec("pairs", name), tiny.handle(base), tiny.latents(base), out, **options)
 
 
 def content(path) -> dict[str, torch.Tensor]:

@@ -54,7 +54,7 @@ def test_a_chain_runs_through_the_stages(chain):
 def test_pairs_of_a_student_are_its_own_samples_and_cost_what_is_planned(chain):
     """From a pair's start, the teacher drawn in as many steps ends where the pair ends."""
     spec, manifest = chain.spec("pairs", "eps-own-k1"), chain.pairs("eps-own-k1")
-    counted = cost(cache(spec, chain.handle(FIRST), chain.dataset, manifest))
+    counted = cost(cache(spec, chain.handle(FIRST), chain.latents("eps"), manifest))
     found = PairCache.load(manifest)
     drawer = Drawer.load(chain.handle(FIRST), "cpu", [""] * len(found), 1, 0)
     object.__setattr__(drawer, "conditions", found.told(found.caption.long()))
@@ -69,7 +69,7 @@ def test_another_first_link_is_another_input_to_the_later_ones(chain, tmp_path):
     """What the rules compare are files: a student trained otherwise has another handle, and its pairs other bytes."""
     before = chain.handle(FIRST).read_bytes()
     spec = chain.spec("pairs", "eps-own-k1")
-    finish(cache(spec, chain.handle(FIRST), chain.dataset, tmp_path / "before/manifest.json"))
+    finish(cache(spec, chain.handle(FIRST), chain.latents("eps"), tmp_path / "before/manifest.json"))
     folder, row = chain.handle(FIRST).parent, chain.path("results/specs/students", f"{FIRST}.json")
     for path in folder.iterdir():
         path.unlink()
@@ -78,13 +78,15 @@ def test_another_first_link_is_another_input_to_the_later_ones(chain, tmp_path):
     artifacts.write_json(row, content)
     teach(chain, FIRST)
     assert chain.handle(FIRST).read_bytes() != before
-    finish(cache(spec, chain.handle(FIRST), chain.dataset, tmp_path / "after/manifest.json"))
+    finish(cache(spec, chain.handle(FIRST), chain.latents("eps"), tmp_path / "after/manifest.json"))
     ends = [PairCache.load(tmp_path / name / "manifest.json").end[:] for name in ("before", "after")]
     assert not torch.equal(*ends)
 
 
 def test_a_start_on_another_base_than_the_pairs_is_refused(chain, tmp_path):
-    finish(cache(chain.spec("pairs", "eps-own-k1"), chain.handle(FIRST), chain.dataset, chain.pairs("eps-own-k1")))
+    finish(
+        cache(chain.spec("pairs", "eps-own-k1"), chain.handle(FIRST), chain.latents("eps"), chain.pairs("eps-own-k1"))
+    )
     with pytest.raises(PerflowError, match=r"made on another base \(eps.* of the model 'v-distilled-k2-s0'"):
         finish(
             stage.train(

@@ -23,10 +23,11 @@ from perflow.errors import PerflowError
 from perflow.metrics import METRICS
 from perflow.metrics.features import restore
 from perflow.metrics.intervals import deal
+from perflow.metrics.observed import load_extractor, observe_real
 from perflow.metrics.squeezenet import restore as squeezenet
 from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
-from perflow.stages.fetch import fetch
+from tests.digits import fetch_digits
 
 PROMPTS, PER_PROMPT, GROUPS = 12, 3, 4
 ITEMS = PROMPTS * PER_PROMPT
@@ -109,7 +110,7 @@ def build(root: Path) -> Home:
     """A data set, a trained extractor, and samples of both models."""
     home = Home(root)
     counts = {"base": 1, "extractor": 300, "reference": 50}
-    fetch(Spec("datasets", "d", 0, {"source": "digits", "counts": counts}, "data"), home.dataset)
+    fetch_digits(home.dataset, counts)
     training = {"steps": 60, "batch": 64, "lr": 4e-3, "ema": 0.9}
     row = Spec("extractors", "x", 0, {"dataset": "d", "training": training}, "extractor")
     list(extractor(row, home.dataset, home.extractor, home.root / "state"))
@@ -136,7 +137,9 @@ def found(made):
 
 def test_the_file_says_what_was_measured_and_with_what(made, found):
     assert (found["spec"], found["model"]) == ("hash", "student")
-    accuracy = artifacts.read_header(made.extractor)["accuracy"]
+    network, _ = load_extractor("x", made.extractor)
+    accuracy = observe_real(made.dataset, "reference", network)[1]["accuracy"]
+    assert 0 < accuracy["fg"] <= 1
     assert found["extractor"] == {"name": "x", "sha256": sha256_file(made.extractor), "accuracy": accuracy}
     assert list(found["trials"]) == ["window-2", "window-4"]
     for trial in found["trials"].values():

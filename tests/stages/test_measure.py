@@ -139,7 +139,7 @@ def study(made, tmp_path) -> Path:
     """The files where a study has them; returns the base's samples manifest."""
     results = tmp_path / "results"
     shutil.copytree(made.samples("base").parents[1], results / "samples")
-    shutil.copytree(made.dataset.parent, tmp_path / "data" / "d")
+    shutil.copytree(made.dataset.parent, tmp_path / "data" / "d-reference")
     (results / "extractors" / "x").mkdir(parents=True)
     shutil.copy(made.extractor, results / "extractors" / "x" / "extractor.safetensors")
     spec = {"table": "evaluations", "name": "base", "seed": 0, "row": ROW | {"confidence": 0.9}, "fingerprint": "f"}

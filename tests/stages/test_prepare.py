@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
@@ -26,9 +20,8 @@ from perflow.models import folder as pipeline_folder
 from perflow.models import handle
 from perflow.models.stable_diffusion import StableDiffusion
 from perflow.stages.prepare import prepare
+from tests.hub import COMMIT, serve
 from tests.stages.conftest import grown, teach
-
-COMMIT = "c" * 40
 
 
 @pytest.fixture
@@ -173,58 +166,11 @@ def test_another_resolution_is_refused_with_what_to_set(taken, checkpoint):
         prepare(*taken({"folder": str(checkpoint)})[1])
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """The part of the hub's protocol that fetching a repository at a commit takes."""
-
-    root, asked = None, []
-
-    def do_HEAD(self):
-        self._answer(body=False)
-
-    def do_GET(self):
-        self._answer(body=True)
-
-    def _answer(self, body):
-        path = unquote(urlsplit(self.path).path)
-        self.asked.append(path)
-        if path == f"/api/models/some/base/tree/{COMMIT}":
-            files = [file.relative_to(self.root).as_posix() for file in self.root.rglob("*") if file.is_file()]
-            entries = [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in files]
-            return self._send(json.dumps(entries).encode(), body, {"Content-Type": "application/json"})
-        prefix = f"/some/base/resolve/{COMMIT}/"
-        file = self.root / path.removeprefix(prefix)
-        if not path.startswith(prefix) or not file.is_file():
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            return self.end_headers()
-        data = file.read_bytes()
-        return self._send(data, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'})
-
-    def _send(self, data, body, headers):
-        self.send_response(200)
-        for key, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
 def hub(root, checkpoint, tmp_path):
     """Serve the checkpoint as the repository some/base; yields (environment, paths that were asked for)."""
-    served = type("Served", (_Hub,), {"root": checkpoint, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), served)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf"),
-        "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(root),
-    }  # fmt: skip
-    yield environment, served.asked
-    server.shutdown()
+    with serve(checkpoint, "some/base", tmp_path / "hf") as served:
+        yield served.environment | {"PYTHONPATH": str(root)}, served.asked
 
 
 def by_command(study, environment):
@@ -263,3 +209,11 @@ def test_a_hub_that_does_not_answer_is_one_line(taken, hub):
     done = by_command(study, environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "cannot be fetched from the hub" in done.stderr
+
+
+def test_a_relative_path_starts_at_the_root_that_is_given(taken, checkpoint):
+    study, call = taken({"folder": checkpoint.name})
+    prepare(*call, root=checkpoint.parent)
+    assert same_model(study)
+    with pytest.raises(PerflowError, match="pipeline: not a diffusers pipeline folder"):
+        prepare(*call, root=checkpoint.parent / "elsewhere")

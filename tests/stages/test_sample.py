@@ -16,6 +16,7 @@ from perflow.errors import PerflowError
 from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.stages.draw import draw
+from perflow.stages.prompts import prompts
 from perflow.stages.sample import sample
 from tests.stages.conftest import finish
 
@@ -25,7 +26,7 @@ STUDENT = "eps-perflow-k2-s0"
 @pytest.fixture
 def drawn(tiny):
     out = tiny.path("results/samples", STUDENT, "manifest.json")
-    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, out))
+    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.prompts, out))
     return out
 
 
@@ -44,7 +45,7 @@ def test_the_pipeline_draws_what_the_stage_draws(tiny, model, trial, scheduler, 
     import diffusers
 
     out = tmp_path / "m/manifest.json"
-    finish(sample(tiny.spec("samples", model), tiny.handle(model), tiny.handle("eps"), tiny.dataset, out))
+    finish(sample(tiny.spec("samples", model), tiny.handle(model), tiny.handle("eps"), tiny.prompts, out))
     manifest = artifacts.read_json(out)
     entry = manifest["trials"][trial]
     latents = artifacts.read_tensors(out.with_name(entry["latents"]["file"]))[0]["latents"]
@@ -74,7 +75,7 @@ def perflow_noise(tiny, count):
 
 def test_the_same_command_gives_the_same_bytes(tiny, drawn, tmp_path):
     again = tmp_path / "again/manifest.json"
-    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, again))
+    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.prompts, again))
     assert {p.name: p.read_bytes() for p in drawn.parent.iterdir()} == {
         p.name: p.read_bytes() for p in again.parent.iterdir()
     }
@@ -106,13 +107,10 @@ def test_guidance_by_window_acts_in_its_window_and_a_constant_one_is_the_number(
     torch.testing.assert_close(first, x.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_more_prompts_than_the_split_has_are_refused(tiny, tmp_path):
-    spec = tiny.spec("samples", STUDENT)
-    row = spec.row | {"sampling": spec.row["sampling"] | {"prompts": 10**6}}
-    with pytest.raises(PerflowError, match=r"sampling.prompts: 1000000 different captions"):
-        finish(
-            sample(spec._replace(row=row), tiny.handle(STUDENT), tiny.handle("eps"), tiny.dataset, tmp_path / "m.json")
-        )
+def test_more_prompts_than_there_are_captions_are_refused(tiny, tmp_path):
+    spec = tiny.spec("prompts", "digits")
+    with pytest.raises(PerflowError, match=r"sampling.prompts: 5,000 asked for, the split 'reference' .* has \d+ diff"):
+        prompts(spec._replace(row=spec.row | {"count": 5000}), tmp_path / "m.json")
 
 
 @pytest.mark.parametrize("model", [STUDENT, "eps"])

@@ -13,7 +13,7 @@ TAKEN = """  taken:
 
 def test_a_pretrained_base_is_prepared_and_nothing_else_is_made_again(repository):
     repository.moved()
-    shutil.copytree(repository.home / "results/bases/eps/pipeline", repository.home / "checkpoint")
+    shutil.copytree(repository.home / "results/bases/eps/pipeline", repository.root / "checkpoint")
     repository.edit("workflow/studies/tiny.yaml", "  v:\n", TAKEN)
     planned = repository.planned()
     assert planned["base"] == planned["sample"] == ["taken"]
@@ -23,6 +23,6 @@ def test_a_pretrained_base_is_prepared_and_nothing_else_is_made_again(repository
     assert len({json.loads(file.read_text())["sha256"] for file in files}) == 1
     assert "base" not in repository.planned()
 
-    scheduler = repository.home / "checkpoint/scheduler/scheduler_config.json"
+    scheduler = repository.root / "checkpoint/scheduler/scheduler_config.json"
     scheduler.write_text(scheduler.read_text().replace('"steps_offset": 1', '"steps_offset": 0'))
     assert repository.planned()["base"] == ["taken"]

@@ -74,6 +74,13 @@ def table(repository, name):
 
 EDITS = [
     ("an evaluation value", "workflow/studies/tiny.yaml", "groups: 4", "groups: 8", {"evaluate"}),
+    (
+        "the number of real images",
+        "workflow/studies/tiny.yaml",
+        "reference: 256",
+        "reference: 200",
+        {"fetch", "evaluate"},
+    ),
     ("a comment", "perflow/core/solvers.py", '"""Solvers of', '"""The solvers of', set()),
     (
         "one loss",
@@ -96,6 +103,8 @@ def test_an_edit_reruns_exactly_its_readers(what, file, old, new, rules, reposit
         assert planned == {}
         return
     assert set(planned) == rules | AFTER
+    if "fetch" in rules:
+        assert planned["fetch"] == ["digits-reference"]
     if what == "one loss":
         rows = {row for rule in ("train", "export", "sample", "evaluate") for row in planned[rule]}
         assert rows == {"v-distilled-k2-s0"}

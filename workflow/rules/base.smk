@@ -18,6 +18,7 @@ rule base:
         runtime=120,
     params:
         verb=verb_of_base,
+        root=str(HERE),
     shell:
         "perflow {params.verb:q} --spec {input.spec:q} --dataset {input.dataset:q}"
-        " --out {output.model:q} --log {log:q}"
+        " --root {params.root:q} --out {output.model:q} --log {log:q}"

@@ -3,7 +3,7 @@ rule cache:
     input:
         spec="results/specs/pairs/{pairs}.json",
         teacher=teacher_of_pairs,
-        dataset=dataset_of_pairs,
+        latents=latents_of_pairs,
         parts=parts_of_pairs,
     output:
         manifest="results/pairs/{pairs}/manifest.json",
@@ -18,7 +18,7 @@ rule cache:
         runtime=240,
     shell:
         "perflow cache --spec {input.spec:q} --teacher {input.teacher:q}"
-        " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"
+        " --latents {input.latents:q} --out {output.manifest:q} --log {log:q}"
 
 
 rule part:
@@ -26,7 +26,7 @@ rule part:
     input:
         spec="results/specs/pairs/{pairs}.json",
         teacher=teacher_of_pairs,
-        dataset=dataset_of_pairs,
+        latents=latents_of_pairs,
     output:
         shards=temp("results/pairs/{pairs}/part-{part}-of-{parts}.json"),
         cost=temp("results/pairs/{pairs}/part-{part}-of-{parts}.cost.json"),
@@ -42,4 +42,4 @@ rule part:
         manifest=lambda wildcards: f"results/pairs/{wildcards.pairs}/manifest.json",
     shell:
         "perflow cache --part {wildcards.part} {wildcards.parts} --spec {input.spec:q} --teacher {input.teacher:q}"
-        " --dataset {input.dataset:q} --out {params.manifest:q} --log {log:q}"
+        " --latents {input.latents:q} --out {params.manifest:q} --log {log:q}"

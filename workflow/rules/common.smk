@@ -47,6 +47,8 @@ try:
     for name, row in STUDY.extractors.items():
         if row.weights and not (HERE / row.weights).is_file():
             raise PerflowError(f"{STUDY_FILE}: extractors.{name}.weights: no file {ROOT / row.weights}")
+    if absent := perflow_config.missing(STUDY, HERE):
+        raise PerflowError(f"{STUDY_FILE}: {absent}; relative paths start at the repository")
     perflow_config.write_specs(STUDY, label=Path(os.path.relpath(Path.cwd(), ROOT)).as_posix())
     # The ids of runs in a database that is gone say nothing: track makes them anew.
     if not (ROOT / "mlflow.db").exists():
@@ -79,7 +81,8 @@ def start_worker():
 
 
 wildcard_constraints:
-    dataset="[^/]+",
+    split="[^/]+",
+    prompts="[^/]+",
     base="[^/]+",
     extractor="[^/]+",
     pairs="[^/]+",
@@ -89,9 +92,32 @@ wildcard_constraints:
     model="[^/]+",
 
 
+def manifest_of(dataset, split):
+    """Manifest of a split."""
+    return f"data/{perflow_config.split_row(dataset, split)}/manifest.json"
+
+
+def files_of_split(wildcards):
+    """Files of the user's that a split is read from, so that an edited one is read again."""
+    return [str(path) for path in perflow_config.files(STUDY, wildcards.split, HERE)]
+
+
+def file_of_prompts(wildcards):
+    """The user's list of prompts, if they are one."""
+    row = STUDY.prompts[wildcards.prompts]
+    if row.list:
+        return str(perflow_config.rooted(HERE, row.list.file))
+    return [
+        str(path)
+        for path in perflow_config.files(
+            STUDY, perflow_config.split_row(row.captions.dataset, row.split), HERE
+        )
+    ]
+
+
 def dataset_of_base(wildcards):
     """Manifest of the images a base is trained on."""
-    return f"data/{STUDY.bases[wildcards.base].dataset}/manifest.json"
+    return manifest_of(STUDY.bases[wildcards.base].dataset, "base")
 
 
 def verb_of_base(wildcards):
@@ -104,7 +130,7 @@ def checkpoint_of_base(wildcards):
     source = getattr(STUDY.bases[wildcards.base], "source", None)
     if source is None or source.kind == "hub":
         return []
-    place = Path(os.path.expanduser(source.folder or source.file))
+    place = perflow_config.rooted(HERE, source.folder or source.file)
     top = (path for kind in ("json", "safetensors") for path in place.glob(f"*.{kind}"))
     files = [place] if source.file else sorted(place.glob("*/*")) + sorted(top)
     return [str(file) for file in files]
@@ -113,12 +139,12 @@ def checkpoint_of_base(wildcards):
 def source_of_extractor(wildcards):
     """Manifest of the images a feature network is trained on, or the weights that others trained."""
     row = STUDY.extractors[wildcards.extractor]
-    return f"data/{row.dataset}/manifest.json" if row.dataset else str(HERE / row.weights)
+    return manifest_of(row.dataset, "extractor") if row.dataset else str(HERE / row.weights)
 
 
-def dataset_of_pairs(wildcards):
+def dataset_of_latents(wildcards):
     """Manifest of the images that pairs start from."""
-    return f"data/{STUDY.pairs[wildcards.pairs].dataset}/manifest.json"
+    return manifest_of(STUDY.latents[wildcards.base].dataset, "base")
 
 
 def parts_of_pairs(wildcards):
@@ -129,9 +155,20 @@ def parts_of_pairs(wildcards):
     return expand([f"{part}.json", f"{part}.cost.json"], part=range(1, PARTS + 1))
 
 
-def dataset_of_samples(wildcards):
-    """Manifest of the captions that are drawn."""
-    return f"data/{STUDY.samples[wildcards.model].dataset}/manifest.json"
+def latents_of_pairs(wildcards):
+    """The images that pairs start from, as their base sees them."""
+    return f"results/latents/{STUDY.pairs[wildcards.pairs].base}/manifest.json"
+
+
+def prompts_of_model(wildcards):
+    """What a model is asked to draw."""
+    return f"results/prompts/{STUDY.samples[wildcards.model].prompts}/manifest.json"
+
+
+def reference_of_model(wildcards):
+    """Manifest of the real images a model is compared with."""
+    row = STUDY.evaluations[wildcards.model]
+    return manifest_of(row.dataset, row.split)
 
 
 def handle(model):

@@ -4,7 +4,7 @@ rule evaluate:
         spec="results/specs/evaluations/{model}.json",
         samples="results/samples/{model}/manifest.json",
         teacher=teacher_samples_of,
-        dataset=dataset_of_samples,
+        dataset=reference_of_model,
         extractor=extractor_of,
     output:
         metrics="results/metrics/{model}.json",

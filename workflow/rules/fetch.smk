@@ -1,16 +1,19 @@
 rule fetch:
-    """Make the images and captions of {wildcards.dataset}."""
+    """Make the images and captions of the split {wildcards.split}."""
     input:
-        spec="results/specs/datasets/{dataset}.json",
+        spec="results/specs/splits/{split}.json",
+        files=files_of_split,
     output:
-        manifest="data/{dataset}/manifest.json",
-        cost="data/{dataset}/cost.json",
+        manifest="data/{split}/manifest.json",
+        cost="data/{split}/cost.json",
     log:
-        "logs/fetch/{dataset}.log",
+        "logs/fetch/{split}.log",
     priority: 50
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        root=str(HERE),
     shell:
-        "perflow fetch --spec {input.spec:q} --out {output.manifest:q} --log {log:q}"
+        "perflow fetch --spec {input.spec:q} --root {params.root:q} --out {output.manifest:q} --log {log:q}"

@@ -4,7 +4,7 @@ rule sample:
         spec="results/specs/samples/{model}.json",
         model=handle_of_model,
         teacher=base_of_model,
-        dataset=dataset_of_samples,
+        prompts=prompts_of_model,
     output:
         manifest="results/samples/{model}/manifest.json",
         cost="results/samples/{model}/cost.json",
@@ -18,4 +18,4 @@ rule sample:
         runtime=120,
     shell:
         "perflow sample --spec {input.spec:q} --model {input.model:q} --teacher {input.teacher:q}"
-        " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"
+        " --prompts {input.prompts:q} --out {output.manifest:q} --log {log:q}"

@@ -1,0 +1,47 @@
+"""A data set as a base sees it, on disk: latents of its images, conditions of its captions.
+
+A folder: ``latents-00000.safetensors`` … with ``latents`` [n, *latent] fp32 and ``caption`` [n];
+``conditions.safetensors`` with the condition of each different caption, that of the empty one first where the
+base knows one; and ``manifest.json``, written last, with every file's sha256.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perflow import artifacts
+
+CONDITIONS = "conditions.safetensors"
+
+
+def shard_name(index: int) -> str:
+    """The file name of shard ``index``."""
+    return f"latents-{index:05d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """N latents, the number of each one's caption, and the conditions of all captions."""
+
+    manifest: dict[str, Any]
+    latents: Tensor
+    caption: Tensor
+    conditions: dict[str, Tensor]
+    captions: list[str]
+    """The texts of the conditions; the first is empty where the base knows a condition of no prompt."""
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> Latents:
+        """Read what ``encode`` wrote; PerflowError naming a file that is missing, altered or of another kind."""
+        what = "a manifest of latents"
+        manifest = artifacts.read_object(path, what, shards=list, base=dict, conditions=dict, captions=list)
+        parts = [artifacts.tensors_beside(path, entry, "latents", "caption") for entry in manifest["shards"]]
+        conditions = artifacts.tensors_beside(path, manifest["conditions"])
+        latents, caption = (torch.cat([part[name] for part in parts]) for name in ("latents", "caption"))
+        told = {name: value.to(device) for name, value in conditions.items()}
+        return cls(manifest, latents.to(device), caption.long(), told, manifest["captions"])

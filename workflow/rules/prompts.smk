@@ -1,0 +1,16 @@
+rule prompts:
+    """Choose what models are asked to draw: {wildcards.prompts}."""
+    input:
+        spec="results/specs/prompts/{prompts}.json",
+        files=file_of_prompts,
+    output:
+        manifest="results/prompts/{prompts}/manifest.json",
+        cost="results/prompts/{prompts}/cost.json",
+    log:
+        "logs/prompts/{prompts}.log",
+    priority: 45
+    threads: 1
+    params:
+        root=str(HERE),
+    shell:
+        "perflow prompts --spec {input.spec:q} --root {params.root:q} --out {output.manifest:q} --log {log:q}"
