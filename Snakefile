@@ -13,6 +13,8 @@ include: "workflow/rules/cache.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/sample.smk"
+include: "workflow/rules/adapt.smk"
+include: "workflow/rules/transfer.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
@@ -43,7 +45,9 @@ rule all:
             file=["ema.safetensors", "curve.jsonl", "delta.safetensors", "model.json"],
         ),
         expand("results/samples/{model}/manifest.json", model=STUDY.samples),
-        expand("results/metrics/{model}.json", model=STUDY.samples),
+        expand("results/adapters/{adapter}/{file}", adapter=STUDY.adapters, file=["adapter.json", "curve.jsonl"]),
+        expand("results/transfers/{transfer}/manifest.json", transfer=STUDY.transfers),
+        expand("results/metrics/{model}.json", model=STUDY.evaluations),
 
 
 onstart:

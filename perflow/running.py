@@ -17,7 +17,8 @@ from perflow.errors import PerflowError
 
 WARM = ("torch", "datasets", "sklearn.datasets", "transformers.models.clip.modeling_clip",
         "transformers.models.clip.tokenization_clip", *(f"perflow.stages.{stage}" for stage in
-        ("fetch", "base", "extractor", "cache", "train", "export", "sample", "evaluate")))  # fmt: skip
+        ("fetch", "base", "tune", "blend", "adapt", "extractor", "cache", "train", "export", "sample", "transfer",
+         "evaluate")))  # fmt: skip
 """What most stages need."""
 _EVERY = 5.0
 """Seconds between lines of progress."""

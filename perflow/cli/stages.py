@@ -28,6 +28,8 @@ class Stage(NamedTuple):
     """Option -> its help."""
     beside: Callable[[Path], list[Path]] = lambda out: []
     """What the stage writes beside ``--out``, from its path."""
+    optional: tuple[str, ...] = ()
+    """Inputs that not every row has."""
     cost: Callable[[Path], Path] = lambda out: out.with_name("cost.json")
 
 
@@ -42,6 +44,18 @@ STAGES = {
         {"dataset": _DATASET}, _curve,
     ),
     "prepare": Stage("Take a pretrained checkpoint as a base, checked against its row.", {"dataset": _DATASET}, _curve),
+    "tune": Stage(
+        "Fine-tune a base's network on other images.",
+        {"start": _HANDLE.format("base it starts from"), "dataset": _DATASET}, _curve,
+    ),
+    "blend": Stage(
+        "Make the base that lies between a base and its fine-tune, or beyond.",
+        {"start": _HANDLE.format("base"), "tuned": _HANDLE.format("fine-tune")}, _curve,
+    ),
+    "adapt": Stage(
+        "Train a LoRA or a ControlNet beside a base.",
+        {"base": _HANDLE.format("base"), "dataset": _DATASET}, _curve,
+    ),
     "extractor": Stage(
         "Make the feature network that models are measured with: train it, or take in weights.",
         {"source": "Manifest of the data set it is trained on, or the weights."}, _curve,
@@ -58,12 +72,19 @@ STAGES = {
         "Subtract the base: a delta whose header says all that is needed to use it, and the student's handle.",
         {"student-spec": "The student's own spec.", "weights": "The student's averaged weights.",
          "base": _HANDLE.format("base")},
-        lambda out: [out.with_name("model.json")], lambda out: out.with_name("export.cost.json"),
+        lambda out: [out.with_name("model.json")], cost=lambda out: out.with_name("export.cost.json"),
     ),
     "sample": Stage(
         "Draw all trials of a row, or one prompt into a PNG.",
         {"model": _HANDLE.format("model"), "teacher": _HANDLE.format("base that counts as teacher"),
          "dataset": "Manifest of the data set the prompts come from."},
+    ),
+    "transfer": Stage(
+        "Draw all trials of a model in a setting, with diffusers' own pipelines.",
+        {"base": _HANDLE.format("base that is drawn with"),
+         "model": _HANDLE.format("base again, or of a student whose delta is put into it"),
+         "dataset": "Manifest of the data set the prompts come from.", "adapter": "The adapter, if there is one."},
+        optional=("adapter",),
     ),
     "evaluate": Stage(
         "Compute every metric of a model's trials, with intervals.",
@@ -80,7 +101,7 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
     options = [
         click.option("--spec", type=FILE, required=required, help="The row: results/specs/<table>/<row>.json."),
         *(
-            click.option(f"--{name}", type=FILE, required=required, help=text)
+            click.option(f"--{name}", type=FILE, required=required and name not in STAGES[verb].optional, help=text)
             for name, text in STAGES[verb].inputs.items()
         ),
         click.option("--out", type=FILE, required=True, help="What is written; complete or absent."),
@@ -97,7 +118,7 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
     return decorate
 
 
-def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_run: bool, **inputs: Path) -> None:
+def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_run: bool, **given: Path | None) -> None:
     """One stage under ``running.run``; the cost is the last thing it writes."""
     if dry_run:
         click.echo(json.dumps(artifacts.read_spec(spec)._asdict(), indent=1, ensure_ascii=False))
@@ -105,6 +126,7 @@ def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_ru
     from perflow import running
 
     stage, row = STAGES[verb], artifacts.read_spec(spec).row
+    inputs = {name: path for name, path in given.items() if path is not None}
     device = running.prepare(device, row.get("threads", 1))
 
     def call(found: artifacts.Spec, state: Path) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 VERBS = {
     "datasets": "fetch", "bases": "base", "extractors": "extractor", "pairs": "cache", "students": "train",
-    "deltas": "export", "samples": "sample", "evaluations": "evaluate",
+    "deltas": "export", "samples": "sample", "evaluations": "evaluate", "adapters": "adapt", "transfers": "transfer",
 }  # fmt: skip
 """Table -> the verb that makes its rows, which is also the rule, and the folder of its logs."""
 

@@ -6,8 +6,9 @@ import contextlib
 
 from perflow import artifacts, record
 from perflow.config import places
-from perflow.config.rows import Pretrained
-from perflow.config.study import Study
+from perflow.config.bases import root
+from perflow.config.rows import Pretrained, Scaled, Tuned
+from perflow.config.study import TABLES, Study
 from perflow.core import SOLVER_CALLS, WINDOW
 from perflow.errors import PerflowError
 
@@ -29,8 +30,14 @@ def sample_evaluations(study: Study, name: str) -> int:
     return sum(trial.nfe for trial in row.trials) * row.sampling.prompts * row.sampling.per_prompt
 
 
+def transfer_evaluations(study: Study, name: str) -> int:
+    """Network evaluations of all trials of one model in a setting."""
+    row = study.transfers[name]
+    return sum(trial.nfe for trial in row.trials) * row.prompts * row.per_prompt
+
+
 def _latent_floats(study: Study, base: str) -> int:
-    row = study.bases[base]
+    row = study.bases[root(study.bases, base)]
     # a pretrained autoencoder is not read here; nearly all have four levels
     levels = 4 if isinstance(row, Pretrained) else len(row.autoencoder_channels)
     side = study.datasets[row.dataset].resolution // 2 ** (levels - 1)
@@ -52,8 +59,16 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
             return start + training.steps * training.batch * _RATES["training"], False
         case "samples":
             return start + sample_evaluations(study, name) * _RATES["samples"], False
-        case "bases" if isinstance(study.bases[name], Pretrained):
+        case "transfers":
+            return start + transfer_evaluations(study, name) * _RATES["samples"], False
+        case "adapters":
+            training = study.adapters[name].training
+            return start + training.steps * training.batch * _RATES["training"], False
+        case "bases" if isinstance(study.bases[name], Pretrained | Scaled):
             return start, False
+        case "bases" if isinstance(study.bases[name], Tuned):
+            training = study.bases[name].network
+            return start + training.steps * training.batch * _RATES["training"], False
         case "bases":
             row = study.bases[name]
             items = row.network.steps * row.network.batch + row.autoencoder.steps * row.autoencoder.batch
@@ -67,8 +82,17 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
 
 def _edges(study: Study, table: str, name: str) -> str:
     match table:
+        case "bases" if isinstance(study.bases[name], Scaled):
+            return f"base {study.bases[name].base}, fine-tune {study.bases[name].scaled}"
+        case "bases" if isinstance(study.bases[name], Tuned):
+            return f"base {study.bases[name].fine_tune}, dataset {study.bases[name].dataset}"
         case "bases":
             return f"dataset {study.bases[name].dataset}"
+        case "adapters":
+            return f"base {study.adapters[name].base}, dataset {study.adapters[name].dataset}"
+        case "transfers":
+            row = study.transfers[name]
+            return f"model {row.model}, base {row.base}" + (f", adapter {row.adapter}" if row.adapter else "")
         case "extractors":
             row = study.extractors[name]
             return f"dataset {row.dataset}" if row.dataset else f"weights {row.weights}"
@@ -82,7 +106,7 @@ def _edges(study: Study, table: str, name: str) -> str:
         case "samples":
             return f"model {name}"
         case "evaluations":
-            return f"samples {name}, extractor {study.evaluations[name].extractor}"
+            return f"{'transfer' if name in study.transfers else 'samples'} {name}, extractor {study.evaluations[name].extractor}"
     return "-"
 
 
@@ -90,6 +114,15 @@ def _work(study: Study, table: str, name: str) -> str:
     match table:
         case "datasets":
             return f"{sum(study.datasets[name].counts.values()):,} images"
+        case "bases" if isinstance(study.bases[name], Scaled):
+            return f"scale {study.bases[name].scale:g}"
+        case "adapters":
+            row = study.adapters[name]
+            return f"{row.kind}, {row.training.steps:,} steps"
+        case "transfers":
+            row = study.transfers[name]
+            rank = f", rank {row.rank}" if row.rank else ""
+            return f"{row.task}{rank}, {len(row.trials)} trials, {transfer_evaluations(study, name):,} evaluations"
         case "bases":
             row = study.bases[name]
             return f"pretrained ({row.source.kind})" if isinstance(row, Pretrained) else f"{row.network.steps:,} steps"
@@ -117,7 +150,7 @@ def _work(study: Study, table: str, name: str) -> str:
 def plan(study: Study) -> str:
     """The whole study as text: one line a row, then what was skipped, then the totals."""
     lines, total, measured_all = [f"study {study.name}, seed {study.seed}"], 0.0, True
-    for table in ("datasets", "bases", "extractors", "pairs", "students", "deltas", "samples", "evaluations"):
+    for table in TABLES:
         names = list(getattr(study, table))
         lines.append(f"\n{table} ({len(names)})")
         width = max((len(name) for name in names), default=0)
@@ -135,6 +168,10 @@ def plan(study: Study) -> str:
     disk += sum(
         len(row.trials) * row.sampling.prompts * row.sampling.per_prompt * _latent_floats(study, row.base) * 8
         for row in study.samples.values()
+    )
+    disk += sum(
+        len(row.trials) * row.prompts * row.per_prompt * _latent_floats(study, row.base) * 8
+        for row in study.transfers.values()
     )
     lines.append(
         f"\ntotal: {evaluations:,} teacher evaluations for pairs, about {disk / 2**20:,.0f} MiB of pairs and samples,"

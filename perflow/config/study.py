@@ -12,7 +12,9 @@ from perflow.methods import METHODS
 from perflow.metrics import EXTRACTORS, METRICS
 from perflow.models import FAMILIES
 
-TABLES = ("datasets", "bases", "extractors", "pairs", "students", "deltas", "samples", "evaluations")
+TABLES = (
+    "datasets", "bases", "extractors", "adapters", "pairs", "students", "deltas", "samples", "transfers", "evaluations",
+)  # fmt: skip
 
 
 class Skipped(NamedTuple):
@@ -38,6 +40,8 @@ class Study:
     deltas: dict[str, rows.Delta]
     samples: dict[str, rows.Samples]
     evaluations: dict[str, rows.Evaluation]
+    adapters: dict[str, rows.Adapter] = field(default_factory=dict)
+    transfers: dict[str, rows.Transfer] = field(default_factory=dict)
     entries: dict[str, str] = field(default_factory=dict)
     """Student -> the entry of params.yaml it comes from."""
     skipped: list[Skipped] = field(default_factory=list)
@@ -61,6 +65,14 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
             return "perflow.stages.fetch", DATASETS[row.source]
         case "bases" if isinstance(row, rows.Pretrained):
             return "perflow.stages.prepare", FAMILIES[row.family]
+        case "bases" if isinstance(row, rows.Tuned):
+            return "perflow.stages.tune", FAMILIES[row.family]
+        case "bases" if isinstance(row, rows.Scaled):
+            return "perflow.stages.blend", FAMILIES[row.family]
+        case "adapters":
+            return "perflow.stages.adapt", FAMILIES[row.family]
+        case "transfers":
+            return "perflow.stages.transfer", FAMILIES[row.family]
         case "bases":
             return "perflow.stages.base", FAMILIES[row.family], DATASETS[study.datasets[row.dataset].source]
         case "extractors":

@@ -3,7 +3,7 @@
 ``DATASETS`` maps a source's name in params.yaml to its class as ``module:Class``; resolve it with
 ``pkgutil.resolve_name``. Importing this package imports neither torch nor scikit-learn.
 
-A source is a frozen class built from ``(resolution, counts, seed)`` with ``rows(split)``, the items of
+A source is a frozen class built from ``(resolution, counts, seed, style)`` with ``rows(split)``, the items of
 a split as dictionaries of ``COLUMNS``; ``words()``, all words a caption can hold; and ``attributes()``,
 the values of every attribute, which are also the classes of the extractor's heads.
 """

@@ -68,6 +68,25 @@ def load(manifest_path: str | Path, split: str) -> datasets.Dataset:
         raise PerflowError(f"{path}: not a readable split ({error}); delete {manifest_path} and run again") from None
 
 
+def prompts(manifest_path: str | Path, split: str, count: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """The first ``count`` different captions of a split, with what they specify, and the rows they are first found in.
+
+    PerflowError if there are fewer.
+    """
+    data = load(manifest_path, split)
+    columns = {name: data[name] for name in ("text", *manifest(manifest_path)["attributes"])}
+    chosen: dict[str, int] = {}
+    for i, text in enumerate(columns["text"]):
+        chosen.setdefault(text, i)
+        if len(chosen) == count:
+            rows = list(chosen.values())
+            return [{name: values[row] for name, values in columns.items()} for row in rows], rows
+    raise PerflowError(
+        f"sampling.prompts: {count} different captions asked for, the split '{split}' of {manifest_path} has"
+        f" {len(chosen)}"
+    )
+
+
 def images(dataset: datasets.Dataset) -> np.ndarray:
     """All images of a split, uint8 [N, H, W, 3]."""
     cells = dataset.data.column("image").to_pylist()

@@ -8,6 +8,16 @@ FAMILIES = {
     "stable_diffusion": "perflow.models.stable_diffusion:StableDiffusion",
 }
 
+PIPELINES = {
+    "stable_diffusion": {
+        "text": "StableDiffusionPipeline",
+        "image": "StableDiffusionImg2ImgPipeline",
+        "inpaint": "StableDiffusionInpaintPipeline",
+        "controlnet": "StableDiffusionControlNetPipeline",
+    },
+}
+"""diffusers' pipelines of a family that has settings: a task, or text to image with a ControlNet -> class."""
+
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """diffusers' names of what a network predicts -> ours."""
 

@@ -18,7 +18,7 @@ def fetch(spec: Spec, out: Path) -> None:
     that whoever reads the data set needs to know nothing of its source.
     """
     row = Dataset.model_validate(spec.row)
-    source = pkgutil.resolve_name(DATASETS[row.source])(row.resolution, row.counts, spec.seed)
+    source = pkgutil.resolve_name(DATASETS[row.source])(row.resolution, row.counts, spec.seed, row.style)
     files, columns = {}, []
     for split in SPLITS:
         path = out.parent / f"{split}.parquet"

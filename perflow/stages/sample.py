@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from perflow import artifacts
+from perflow import artifacts, trials
 from perflow.artifacts import Spec
 from perflow.config.rows import Samples, Trial
 from perflow.core.fields import base_field, student_field
@@ -17,14 +17,9 @@ from perflow.core.guidance import guided
 from perflow.core.solvers import SOLVERS
 from perflow.core.straightness import coordinates, curvature, endpoint_error
 from perflow.datasets import store
-from perflow.errors import PerflowError
-from perflow.images import png, tile
 from perflow.loop import Step
 from perflow.models import handle
 from perflow.models.drawer import Drawer
-
-_GRID = (4, 16)
-"""Rows and columns of a trial's picture."""
 
 
 def sample(spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, device: str = "cpu") -> Iterator[Step]:
@@ -35,11 +30,11 @@ def sample(spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, dev
     end-point error of each item in each window, on the student's own path.
     """
     row = Samples.model_validate(spec.row)
-    prompts = choose_prompts(dataset, row.sampling.split, row.sampling.prompts)
+    prompts, _ = store.prompts(dataset, row.sampling.split, row.sampling.prompts)
     drawer = Drawer.load(model, device, [prompt["text"] for prompt in prompts], row.sampling.per_prompt, spec.seed)
-    total, trials = len(row.trials) + row.windowed, {}
+    total, made = len(row.trials) + row.windowed, {}
     for i, trial in enumerate(row.trials):
-        trials[trial.name] = _write_trial(out.parent, trial, drawer)
+        made[trial.name] = _write_trial(out.parent, trial, drawer)
         yield Step(trial.name, i + 1, total)
     flow = None
     if row.windowed:
@@ -47,40 +42,14 @@ def sample(spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, dev
         yield Step("flow", total, total)
     artifacts.write_json(out, {
         "spec": spec.hash, "model": row.model, "model_sha256": drawer.model.sha256, "base": row.base,
-        "prompts": prompts, "per_prompt": row.sampling.per_prompt, "trials": trials, "flow": flow,
+        "prompts": prompts, "per_prompt": row.sampling.per_prompt, "trials": made, "flow": flow,
     })  # fmt: skip
-
-
-def choose_prompts(dataset: Path, split: str, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` different captions of a split, with what they specify."""
-    data = store.load(dataset, split)
-    attributes = store.manifest(dataset)["attributes"]
-    columns = {name: data[name] for name in ("text", *attributes)}
-    chosen: dict[str, dict[str, Any]] = {}
-    for i, text in enumerate(columns["text"]):
-        chosen.setdefault(text, {name: values[i] for name, values in columns.items()})
-        if len(chosen) == count:
-            return list(chosen.values())
-    raise PerflowError(
-        f"sampling.prompts: {count} different captions asked for, the split '{split}' of {dataset} has {len(chosen)}"
-    )
 
 
 def _write_trial(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
     latents = drawer.draw(trial, drawer.noise(trial.stream))
-    if not bool(torch.isfinite(latents).all()):
-        raise PerflowError(f"{drawer.model.name} {trial.name}: samples are not finite; the model or solver diverged")
-    images = drawer.model.base.decode(latents)
-    files = {kind: folder / f"{trial.name}.{suffix}" for kind, suffix in
-             (("images", "zip"), ("latents", "safetensors"), ("grid", "png"))}  # fmt: skip
-    artifacts.write_archive(files["images"], {f"{i:05d}.png": png(image) for i, image in enumerate(images)})
-    artifacts.write_tensors(
-        files["latents"], {"latents": latents}, {"model": drawer.model.sha256, **trial.model_dump()}
-    )
-    with artifacts.atomic(files["grid"]) as temporary:
-        temporary.write_bytes(png(tile(images[:: max(1, len(images) // (_GRID[0] * _GRID[1]))], *_GRID)))
-    entries = {kind: {"file": path.name, "sha256": artifacts.sha256_file(path)} for kind, path in files.items()}
-    return trial.model_dump(exclude={"name"}) | entries
+    trials.check_finite(drawer.model.name, trial.name, latents)
+    return trials.write(folder, trial.model_dump(), drawer.model.sha256, latents, drawer.model.base.decode(latents))
 
 
 @torch.inference_mode()

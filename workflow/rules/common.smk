@@ -59,16 +59,32 @@ wildcard_constraints:
     pairs="[^/]+",
     student="[^/]+",
     model="[^/]+",
+    adapter="[^/]+",
+    transfer="[^/]+",
 
 
-def dataset_of_base(wildcards):
-    """Manifest of the images a base is trained on."""
-    return f"data/{STUDY.bases[wildcards.base].dataset}/manifest.json"
+def options(inputs):
+    """Input files by name as options of a verb."""
+    return " ".join(f"--{name} {shlex.quote(path)}" for name, path in inputs.items())
 
 
 def verb_of_base(wildcards):
-    """What makes a base."""
-    return "prepare" if hasattr(STUDY.bases[wildcards.base], "source") else "base"
+    """What makes a base: the key of its row that others lack says it."""
+    row = STUDY.bases[wildcards.base]
+    marks = {"source": "prepare", "fine_tune": "tune", "scaled": "blend"}
+    return next((verb for key, verb in marks.items() if hasattr(row, key)), "base")
+
+
+def inputs_of_base(wildcards):
+    """The images a base is trained on, and the bases it comes from."""
+    row = STUDY.bases[wildcards.base]
+    dataset = f"data/{row.dataset}/manifest.json"
+    match verb_of_base(wildcards):
+        case "tune":
+            return {"start": handle(row.fine_tune), "dataset": dataset}
+        case "blend":
+            return {"start": handle(row.base), "tuned": handle(row.scaled)}
+    return {"dataset": dataset}
 
 
 def checkpoint_of_base(wildcards):
@@ -92,9 +108,30 @@ def dataset_of_pairs(wildcards):
     return f"data/{STUDY.pairs[wildcards.pairs].dataset}/manifest.json"
 
 
+def base_of_adapter(wildcards):
+    """Handle of the base an adapter is trained beside."""
+    return handle(STUDY.adapters[wildcards.adapter].base)
+
+
+def dataset_of_adapter(wildcards):
+    """Manifest of the images an adapter learns from."""
+    return f"data/{STUDY.adapters[wildcards.adapter].dataset}/manifest.json"
+
+
+def inputs_of_transfer(wildcards):
+    """What is drawn in a setting, with what."""
+    row = STUDY.transfers[wildcards.transfer]
+    found = {
+        "base": handle(row.base),
+        "model": handle(row.model),
+        "dataset": f"data/{row.dataset}/manifest.json",
+    }
+    return found | ({"adapter": f"results/adapters/{row.adapter}/adapter.json"} if row.adapter else {})
+
+
 def dataset_of_samples(wildcards):
     """Manifest of the captions that are drawn."""
-    return f"data/{STUDY.samples[wildcards.model].dataset}/manifest.json"
+    return f"data/{STUDY.evaluations[wildcards.model].dataset}/manifest.json"
 
 
 def handle(model):
@@ -134,9 +171,19 @@ def base_of_model(wildcards):
     return handle(STUDY.samples[wildcards.model].base)
 
 
+def drawn(name):
+    """Manifest of the samples of a model, or of a model in a setting."""
+    return f"results/{'transfers' if name in STUDY.transfers else 'samples'}/{name}/manifest.json"
+
+
+def samples_of(wildcards):
+    """Manifest of the samples that are measured."""
+    return drawn(wildcards.model)
+
+
 def teacher_samples_of(wildcards):
     """Manifest of the samples that hold the teacher's."""
-    return f"results/samples/{STUDY.samples[wildcards.model].base}/manifest.json"
+    return drawn(STUDY.evaluations[wildcards.model].base)
 
 
 def extractor_of(wildcards):

@@ -1,0 +1,109 @@
+"""transfer: draw a model's trials in a setting, with the pipelines that people use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perflow import artifacts, record, trials
+from perflow.artifacts import Spec
+from perflow.config import rows
+from perflow.core.rng import generator
+from perflow.datasets import store
+from perflow.errors import PerflowError
+from perflow.images import edges
+from perflow.integrations import settings
+from perflow.loop import Step
+from perflow.models import handle
+
+_CHUNK = 128
+
+
+def transfer(
+    spec: Spec, base: Path, model: Path, dataset: Path, out: Path, adapter: Path | None = None, device: str = "cpu"
+) -> Iterator[Step]:
+    """Write what ``sample`` writes: files for each trial beside ``out``, and last ``out``, the manifest.
+
+    ``base`` is the handle of the base that is drawn with, ``model`` the same, or that of a student whose delta is put
+    into it. Noise of item i is a function of (seed, stream, i), the same for every model of the setting; so are
+    the pictures that are shown: of edges the prompt's own image, to repaint that of the next prompt, to inpaint
+    the left half of its own.
+    """
+    row = rows.Transfer.model_validate(spec.row)
+    shown_by = handle.load(base, device)
+    found = handle.read(model)
+    change = model.parent / found["delta"] if found["kind"] == "student" else None
+    pipe = settings.pipeline(
+        base.parent / handle.read(base)["folder"], row.family, row.task, device, change, row.rank,
+        _adapter(adapter, shown_by) if adapter else None,
+    )  # fmt: skip
+    windows = pipe.scheduler
+    prompts, at = store.prompts(dataset, row.split, row.prompts)
+    texts = [prompt["text"] for prompt in prompts for _ in range(row.per_prompt)]
+    shown = _shown(row, dataset, at, bool(adapter) and _kind(adapter) == "controlnet")
+    made: dict[str, Any] = {}
+    for i, trial in enumerate(row.trials):
+        pipe.scheduler = windows
+        pipe.scheduler = settings.scheduler(pipe, trial.scheduler, shown_by.base.scheduler_config)
+        latents = _draw(pipe, trial, texts, shown, spec.seed).cpu()
+        trials.check_finite(spec.name, trial.name, latents)
+        images = shown_by.base.decode(latents)
+        made[trial.name] = trials.write(out.parent, trial.model_dump(), found["sha256"], latents, images)
+        yield Step(trial.name, i + 1, len(row.trials))
+    artifacts.write_json(out, {
+        "spec": spec.hash, "model": spec.name, "model_sha256": found["sha256"], "base": row.reference,
+        "prompts": prompts, "per_prompt": row.per_prompt, "trials": made, "flow": None,
+    })  # fmt: skip
+
+
+def _kind(adapter: Path) -> str:
+    return artifacts.read_object(adapter, "an adapter", kind=str)["kind"]
+
+
+def _adapter(path: Path, base: handle.Model) -> tuple[str, Path]:
+    """Kind and folder of an adapter, its files checked."""
+    found = artifacts.read_object(path, "an adapter", kind=str, name=str, folder=str, files=dict, base=dict)
+    for entry in record.named(path):
+        artifacts.beside(path, entry)
+    return found["kind"], path.parent / found["folder"]
+
+
+def _shown(row: rows.Transfer, dataset: Path, at: list[int], control: bool) -> dict[str, Any]:
+    """What the pipeline takes besides prompts, for all items: pictures [N, C, H, W] in [0, 1] and the strength."""
+    if row.task == "text" and not control:
+        return {}
+    images = store.images(store.load(dataset, row.split).select(at))
+    if control:
+        return {"image": _pixels(edges(images), row.per_prompt)}
+    if row.task == "image":
+        return {"image": _pixels(np.roll(images, -1, axis=0), row.per_prompt), "strength": row.strength}
+    pixels = _pixels(images, row.per_prompt)
+    mask = torch.zeros_like(pixels[:, :1])
+    mask[..., mask.shape[-1] // 2 :] = 1
+    return {"image": pixels, "mask_image": mask, "strength": row.strength}
+
+
+def _pixels(images: np.ndarray, each: int) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).repeat_interleave(each, dim=0)
+
+
+def _draw(pipe: Any, trial: rows.Trial, texts: list[str], shown: dict[str, Any], seed: int) -> Tensor:
+    if isinstance(trial.guidance, list):
+        raise PerflowError(f"{trial.name}: diffusers' pipelines take one guidance, got {trial.guidance}")
+    parts = []
+    for first in range(0, len(texts), _CHUNK):
+        items = range(first, min(first + _CHUNK, len(texts)))
+        part = {
+            name: value[items.start : items.stop] if isinstance(value, Tensor) else value
+            for name, value in shown.items()
+        }
+        generators = [generator(seed, f"noise-{trial.stream}", i) for i in items]
+        parts.append(
+            settings.draw(pipe, texts[items.start : items.stop], trial.steps, trial.guidance, generators, **part)
+        )
+    return torch.cat(parts)
