@@ -106,7 +106,8 @@ def _edges(study: Study, table: str, name: str) -> str:
         case "samples":
             return f"model {name}"
         case "evaluations":
-            return f"{'transfer' if name in study.transfers else 'samples'} {name}, extractor {study.evaluations[name].extractor}"
+            drawn = "transfer" if name in study.transfers else "samples"
+            return f"{drawn} {name}, extractor {study.evaluations[name].extractor}"
     return "-"
 
 
