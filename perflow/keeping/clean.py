@@ -16,7 +16,7 @@ from perflow.config import TABLES, Study, places
 from perflow.errors import PerflowError
 
 _FOLDERS = {"datasets": "data"} | {name: f"results/{name}" for name in
-            ("bases", "extractors", "pairs", "students", "samples")}  # fmt: skip
+            ("bases", "extractors", "adapters", "pairs", "students", "samples", "transfers")}  # fmt: skip
 """Tables whose rows have a folder each, and what holds them."""
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 

@@ -18,4 +18,4 @@ rule base:
         verb=verb_of_base,
         inputs=lambda wildcards: options(inputs_of_base(wildcards)),
     shell:
-        "perflow {params.verb:q} --spec {input.spec:q} {params.inputs} --out {output.model:q} --log {log:q}"
+        "perflow {params.verb:q} --spec {input.spec:q} {params.inputs:q} --out {output.model:q} --log {log:q}"

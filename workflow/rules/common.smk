@@ -64,8 +64,8 @@ wildcard_constraints:
 
 
 def options(inputs):
-    """Input files by name as options of a verb."""
-    return " ".join(f"--{name} {shlex.quote(path)}" for name, path in inputs.items())
+    """Input files by name as options of a verb, word by word."""
+    return [word for name, path in inputs.items() for word in (f"--{name}", path)]
 
 
 def verb_of_base(wildcards):

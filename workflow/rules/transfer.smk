@@ -15,4 +15,4 @@ rule transfer:
     params:
         inputs=lambda wildcards: options(inputs_of_transfer(wildcards)),
     shell:
-        "perflow transfer --spec {input.spec:q} {params.inputs} --out {output.manifest:q} --log {log:q}"
+        "perflow transfer --spec {input.spec:q} {params.inputs:q} --out {output.manifest:q} --log {log:q}"
