@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "perflow"
 _RULES = {
+    "bases": "base", "extractors": "extractor", "adapters": "adapt", "pairs": "cache", "students": "train",
+    "study": "collect",
+}  # fmt: skip
     "bases": "base",
     "extractors": "extractor",
     "adapters": "adapt",

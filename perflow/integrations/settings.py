@@ -62,10 +62,8 @@ def apply_low_rank(pipe: Any, delta: Path, rank: int) -> None:
     pipe.scheduler = scheduler
 
 
-def scheduler(pipe: Any, chosen: Mapping[str, Any] | None, base_config: Mapping[str, Any]) -> Any:
-    """The scheduler of a trial: ``chosen`` (a diffusers class and options) on the base's schedule, or the windows'."""
-    if chosen is None:
-        return pipe.scheduler
+def scheduler(chosen: Mapping[str, Any], base_config: Mapping[str, Any]) -> Any:
+    """``chosen``, a diffusers ``class`` and options, on the base's noise schedule."""
     options = {name: value for name, value in chosen.items() if name != "class"}
     return getattr(diffusers, chosen["class"]).from_config(base_config, **options)
 

@@ -38,18 +38,18 @@ def transfer(
     shown_by = handle.load(base, device)
     found = handle.read(model)
     change = model.parent / found["delta"] if found["kind"] == "student" else None
+    beside = _adapter(adapter) if adapter else None
     pipe = settings.pipeline(
-        base.parent / handle.read(base)["folder"], row.family, row.task, device, change, row.rank,
-        _adapter(adapter, shown_by) if adapter else None,
-    )  # fmt: skip
+        base.parent / handle.read(base)["folder"], row.family, row.task, device, change, row.rank, beside
+    )
     windows = pipe.scheduler
     prompts, at = store.prompts(dataset, row.split, row.prompts)
     texts = [prompt["text"] for prompt in prompts for _ in range(row.per_prompt)]
-    shown = _shown(row, dataset, at, bool(adapter) and _kind(adapter) == "controlnet")
+    shown = _shown(row, dataset, at, control=beside is not None and beside[0] == "controlnet")
     made: dict[str, Any] = {}
     for i, trial in enumerate(row.trials):
-        pipe.scheduler = windows
-        pipe.scheduler = settings.scheduler(pipe, trial.scheduler, shown_by.base.scheduler_config)
+        chosen, config = trial.scheduler, shown_by.base.scheduler_config
+        pipe.scheduler = settings.scheduler(chosen, config) if chosen else windows
         latents = _draw(pipe, trial, texts, shown, spec.seed).cpu()
         trials.check_finite(spec.name, trial.name, latents)
         images = shown_by.base.decode(latents)
@@ -61,13 +61,9 @@ def transfer(
     })  # fmt: skip
 
 
-def _kind(adapter: Path) -> str:
-    return artifacts.read_object(adapter, "an adapter", kind=str)["kind"]
-
-
-def _adapter(path: Path, base: handle.Model) -> tuple[str, Path]:
+def _adapter(path: Path) -> tuple[str, Path]:
     """Kind and folder of an adapter, its files checked."""
-    found = artifacts.read_object(path, "an adapter", kind=str, name=str, folder=str, files=dict, base=dict)
+    found = artifacts.read_object(path, "an adapter", kind=str, folder=str, files=dict)
     for entry in record.named(path):
         artifacts.beside(path, entry)
     return found["kind"], path.parent / found["folder"]
