@@ -32,13 +32,6 @@ _RULES = {
     "bases": "base", "extractors": "extractor", "adapters": "adapt", "pairs": "cache", "students": "train",
     "study": "collect",
 }  # fmt: skip
-    "bases": "base",
-    "extractors": "extractor",
-    "adapters": "adapt",
-    "pairs": "cache",
-    "students": "train",
-    "study": "collect",
-}
 _COSTS = ("seconds", "cpu_seconds", "peak_mib", "bytes", "teacher_evaluations", "student_passes")
 _CURVE = ("loss", "lr", "grad_norm")
 _BATCH = {"metrics": 1000, "params": 100}
