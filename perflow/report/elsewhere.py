@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from perflow.report import figures, galleries
-from perflow.report.compatibility import CLOSER, FARTHER
 from perflow.report.data import Report, read_table, records
 from perflow.report.html import Cell, Html, figure, table
 from perflow.report.study import metric_name
+from perflow.report.transfers import CLOSER, FARTHER
 from perflow.report.words import count, number
 
 _SHOWN = {
@@ -73,9 +73,9 @@ def _where(line: dict[str, Any]) -> str:
 
 
 def _trials(lines: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for line in lines:
-        grouped.setdefault((line["model"], line["trial"]), []).append(line)
+        grouped.setdefault((line["scene"], line["model"], line["trial"]), []).append(line)
     return list(grouped.values())
 
 

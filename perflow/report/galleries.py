@@ -15,12 +15,12 @@ from PIL import Image
 
 from perflow.core import WINDOW
 from perflow.errors import PerflowError
-from perflow.report.compatibility import drawn_in
 from perflow.report.data import Report
 from perflow.report.drawing import style
 from perflow.report.figures import common_windows
 from perflow.report.study import is_reference, label
 from perflow.report.tables import samples_folder, samples_manifest
+from perflow.report.transfers import drawn_in
 from perflow.report.words import count
 
 _DPI = 150
@@ -70,7 +70,7 @@ def elsewhere(report: Report, setting: str, base: str, steps: int) -> Figure:
     study = report.study
     scene = [row for row in study["transfers"] if (row["setting"], row["base"]) == (setting, base)]
     rows, chosen, prompts = [], [], []
-    for _, model, place in drawn_in(study, scene):
+    for role, model, place in drawn_in(study, scene):
         manifest = samples_manifest(place, report.results)
         if not chosen:
             prompts = manifest["prompts"]

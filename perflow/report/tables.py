@@ -15,7 +15,7 @@ import pandas
 from perflow import artifacts, record
 from perflow.core import WINDOW
 from perflow.errors import PerflowError
-from perflow.report import compatibility, reading
+from perflow.report import reading, transfers
 from perflow.report.study import METRICS, Arm, arms, leading, metric_name, model_key, read_study
 
 TABLES = ("main", "ablation", "windows", "curves", "costs", "comparisons", "rows", "compatibility")
@@ -58,11 +58,11 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
         "costs": _costs(study, results),
         "comparisons": reading.compare_all(orderings, methods, measured, 1 - confidence),
         "rows": [row for arm in methods for row in _seeds(arm, measured, study)],
-        "compatibility": compatibility.rows(study, measured | elsewhere, 1 - confidence),
+        "compatibility": transfers.rows(study, measured | elsewhere, 1 - confidence),
     }
     columns = {
         "comparisons": reading.COLUMNS,
-        "compatibility": compatibility.COLUMNS,
+        "compatibility": transfers.COLUMNS,
         "windows": _WINDOWS,
         "ablation": (*main[0], "one_step_a_window"),
     }
