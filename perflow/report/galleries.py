@@ -79,12 +79,8 @@ def elsewhere(report: Report, setting: str, base: str, steps: int) -> Figure:
             teacher = is_reference(model["kind"], trial["name"])
             if trial["stream"] == 0 and (teacher or trial["steps"] == steps):
                 file = samples_folder(place, report.results) / manifest["trials"][trial["name"]]["images"]["file"]
-                rows.append(
-                    (
-                        _name(label(model, trial, False), trial),
-                        _read(file, [i * manifest["per_prompt"] for i in chosen]),
-                    )
-                )
+                name = label(model, trial, False) + (", its own" if role == "own" else "")
+                rows.append((_name(name, trial), _read(file, [i * manifest["per_prompt"] for i in chosen])))
     return _draw(rows, [prompts[i]["text"] for i in chosen])
 
 
