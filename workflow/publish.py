@@ -50,6 +50,10 @@ def main() -> None:
         steps = galleries.shown_steps(data, base)
         if steps:
             galleries.gallery(data, base, steps[0]).savefig(out / f"gallery{suffix}.png", **_SAVE)
+    for setting in dict.fromkeys(transfer["setting"] for transfer in study["transfers"]):
+        lines = data.of_setting(setting)
+        drawn = galleries.elsewhere(data, setting, galleries.shown_base(lines), min(line["steps"] for line in lines))
+        drawn.savefig(out / f"{setting}.png", **_SAVE)
     (out / "README.md").write_text(_page(study, data, given, out, commit), encoding="utf-8")
     if given.home.resolve() == ROOT:
         _fill(ROOT / "README.md", {"table": report.headline(out), "readings": report.readings_markdown(out)})
@@ -76,6 +80,8 @@ def _page(study: dict, data: report.Report, given: argparse.Namespace, out: Path
         "Computed; differences under common noise, Holm-corrected together.", "",
         report.readings_markdown(out).strip(), "",
     ]  # fmt: skip
+    if elsewhere := report.compatibility_markdown(out).strip():
+        lines += ["## Deltas in other settings", "", elsewhere, ""]
     return "\n".join(lines)
 
 

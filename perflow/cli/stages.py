@@ -28,6 +28,8 @@ class Stage(NamedTuple):
     """Option -> its help."""
     beside: Callable[[Path], list[Path]] = lambda out: []
     """What the stage writes beside ``--out``, from its path."""
+    optional: tuple[str, ...] = ()
+    """Inputs that not every row has."""
     cost: Callable[[Path], Path] = lambda out: out.with_name("cost.json")
     running: tuple[Any, ...] = ()
     """Options of how it is run, which are no matter of the row."""
@@ -59,6 +61,19 @@ STAGES = {
         {"dataset": _DATASET}, _curve,
     ),
     "prepare": Stage("Take a pretrained checkpoint as a base, checked against its row.", {"dataset": _DATASET}, _curve),
+    "tune": Stage(
+        "Fine-tune a base's network on other images.",
+        {"start": _HANDLE.format("base it starts from"), "latents": "Manifest of the images as it sees them."}, _curve,
+    ),
+    "blend": Stage(
+        "Make the base that lies between a base and its fine-tune, or beyond.",
+        {"start": _HANDLE.format("base"), "tuned": _HANDLE.format("fine-tune")}, _curve,
+    ),
+    "adapt": Stage(
+        "Train a LoRA or a ControlNet beside a base.",
+        {"base": _HANDLE.format("base"), "latents": "Manifest of the images as it sees them.",
+         "dataset": f"{_DATASET[:-1]}, of which a ControlNet is shown the edges."}, _curve, optional=("dataset",),
+    ),
     "extractor": Stage(
         "Make the feature network that models are measured with: train it, or take in weights.",
         {"source": "Manifest of the data set it is trained on, or the weights."}, _curve,
@@ -80,12 +95,20 @@ STAGES = {
         "Subtract the base: a delta whose header says all that is needed to use it, and the student's handle.",
         {"student-spec": "The student's own spec.", "weights": "The student's averaged weights.",
          "base": _HANDLE.format("base")},
-        lambda out: [out.with_name("model.json")], lambda out: out.with_name("export.cost.json"),
+        lambda out: [out.with_name("model.json")], cost=lambda out: out.with_name("export.cost.json"),
     ),
     "sample": Stage(
         "Draw all trials of a row, or one prompt into a PNG.",
         {"model": _HANDLE.format("model"), "teacher": _HANDLE.format("base that counts as teacher"),
          "prompts": "What is drawn."},
+    ),
+    "transfer": Stage(
+        "Draw all trials of a model in a setting, with diffusers' own pipelines.",
+        {"base": _HANDLE.format("base that is drawn with"),
+         "model": _HANDLE.format("base again, or of a student whose delta is put into it"),
+         "prompts": "What is drawn.", "dataset": f"{_DATASET[:-1]} whose images are shown, if any are.",
+         "adapter": "The adapter, if there is one."},
+        optional=("dataset", "adapter"),
     ),
     "evaluate": Stage(
         "Compute every metric of a model's trials, with intervals.",
@@ -102,7 +125,7 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
     options = [
         click.option("--spec", type=FILE, required=required, help="The row: results/specs/<table>/<row>.json."),
         *(
-            click.option(f"--{name}", type=FILE, required=required, help=text)
+            click.option(f"--{name}", type=FILE, required=required and name not in STAGES[verb].optional, help=text)
             for name, text in STAGES[verb].inputs.items()
         ),
         *STAGES[verb].running,
@@ -132,7 +155,8 @@ def _run(
     from perflow import running
 
     stage, row = STAGES[verb], artifacts.read_spec(spec).row
-    inputs = {name: given.pop(name) for name in [option.replace("-", "_") for option in stage.inputs]}
+    told = {name: given.pop(name) for name in [option.replace("-", "_") for option in stage.inputs]}
+    inputs = {name: path for name, path in told.items() if path is not None}
     if running.helps() and "processes" not in given:
         raise PerflowError(f"{verb}: is the work of one process; start it without a launcher of several (RANK is set)")
     processes = given.pop("processes", 1)

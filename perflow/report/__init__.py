@@ -5,6 +5,7 @@
 """
 
 from perflow.report.data import Report, load
+from perflow.report.elsewhere import compatibility, compatibility_markdown
 from perflow.report.listings import ablation_table, main_table
 from perflow.report.protocol import settings
 from perflow.report.provenance import provenance
@@ -30,6 +31,8 @@ __all__ = [
     "ablation",
     "ablation_table",
     "collect",
+    "compatibility",
+    "compatibility_markdown",
     "costs",
     "curves",
     "flow",

@@ -20,7 +20,6 @@ from perflow.core.grid import each_window, stretches
 from perflow.core.rng import generator, normal
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.core.windows import Windows
-from perflow.errors import PerflowError
 from perflow.latents import Latents
 from perflow.loop import Step
 from perflow.models import handle
@@ -103,12 +102,8 @@ class _Work:
 
     @classmethod
     def load(cls, spec: Spec, row: Pairs, teacher: Path, latents: Path, device: str) -> _Work:
-        model, data = handle.load(teacher, device), Latents.load(latents, device)
-        if data.manifest["base"]["sha256"] != model.base_sha256:
-            raise PerflowError(
-                f"{latents}: latents of another base ({data.manifest['base']['sha256'][:12]}) than that of the teacher"
-                f" '{model.name}' ({model.base_sha256[:12]}); delete it and run again"
-            )
+        model = handle.load(teacher, device)
+        data = Latents.of(latents, model.name, model.base_sha256, device)
         away = None
         if model.base.has_null:
             away = model.base.embed([row.negative]) if row.negative else take(data.conditions, torch.tensor([0]))
