@@ -11,12 +11,14 @@ from perflow.errors import PerflowError
 from perflow.models import handle
 from perflow.stages.adapt import adapt
 from perflow.stages.blend import blend
+from perflow.stages.encode import encode
 from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
-from perflow.stages.fetch import fetch
+from perflow.stages.prompts import prompts
 from perflow.stages.sample import sample
 from perflow.stages.transfer import transfer
 from perflow.stages.tune import tune
+from tests.digits import fetch_digits
 from tests.stages.conftest import Study, finish
 
 STUDENT = "eps-perflow-k2-s0"
@@ -62,15 +64,31 @@ def elsewhere(root, made, tmp_path_factory) -> Study:
     params.write_text(dump_params(compatible(read_yaml(root / "workflow/studies/tiny.yaml")[0])))
     study = Study(config.load(params), home)
     config.write_specs(study.study, home)
-    fetch(study.spec("datasets", "outlined"), home / "data/outlined/manifest.json")
-    data = {name: home / "data" / name / "manifest.json" for name in study.study.datasets}
-    finish(tune(study.spec("bases", "outlined"), study.handle("eps"), data["outlined"], study.handle("outlined"),
-                study.state("t")))  # fmt: skip
+    for name, row in study.study.datasets.items():
+        if name != "digits":
+            fetch_digits(data(study, name), row.counts, style=row.style)
+            prompts(study.spec("prompts", name), asked(study, name))
+    for name, row in study.study.latents.items():
+        if row.base == "eps" and row.dataset != "digits":
+            finish(encode(study.spec("latents", name), study.handle("eps"), data(study, row.dataset),
+                          study.latents(name)))  # fmt: skip
+    finish(tune(study.spec("bases", "outlined"), study.handle("eps"), study.latents("eps.outlined"),
+                study.handle("outlined"), study.state("t")))  # fmt: skip
     blend(study.spec("bases", "halfway"), study.handle("eps"), study.handle("outlined"), study.handle("halfway"))
     for name, row in study.study.adapters.items():
-        finish(adapt(study.spec("adapters", name), study.handle("eps"), data[row.dataset], adapter(study, name),
-                     study.state(name)))  # fmt: skip
+        seen = study.latents("eps" if row.dataset == "digits" else f"eps.{row.dataset}")
+        shown = {"dataset": data(study, row.dataset)} if row.kind == "controlnet" else {}
+        finish(adapt(study.spec("adapters", name), study.handle("eps"), seen, adapter(study, name),
+                     study.state(name), **shown))  # fmt: skip
     return study
+
+
+def data(study: Study, name: str):
+    return study.path("data", name, "manifest.json")
+
+
+def asked(study: Study, dataset: str):
+    return study.path("results/prompts", dataset, "manifest.json")
 
 
 def adapter(study: Study, name: str):
@@ -82,9 +100,9 @@ def draw(study: Study, name: str, out=None):
     row = study.study.transfers[name]
     out = out or study.path("results/transfers", name, "manifest.json")
     given = {"adapter": adapter(study, row.adapter)} if row.adapter else {}
-    dataset = study.path("data", row.dataset, "manifest.json")
-    finish(transfer(study.spec("transfers", name), study.handle(row.base), study.handle(row.model), dataset, out,
-                    **given))  # fmt: skip
+    given |= {"dataset": data(study, row.dataset)} if row.shows else {}
+    finish(transfer(study.spec("transfers", name), study.handle(row.base), study.handle(row.model),
+                    asked(study, row.prompts), out, **given))  # fmt: skip
     return out, latents(out)
 
 
@@ -99,8 +117,8 @@ def latents(manifest):
 def test_a_setting_that_changes_nothing_draws_what_the_stage_draws(elsewhere, tmp_path):
     """Text to image on the student's own base, by diffusers' pipeline: the same items from the same noise."""
     out = tmp_path / "m/manifest.json"
-    dataset = elsewhere.path("data/digits/manifest.json")
-    finish(sample(elsewhere.spec("samples", STUDENT), elsewhere.handle(STUDENT), elsewhere.handle("eps"), dataset, out))
+    finish(sample(elsewhere.spec("samples", STUDENT), elsewhere.handle(STUDENT), elsewhere.handle("eps"),
+                  elsewhere.prompts, out))  # fmt: skip
     own = latents(out)
     found = draw(elsewhere, f"plain-eps.{STUDENT}")[1]
     assert found.keys() == own.keys()
@@ -128,7 +146,7 @@ def test_a_delta_is_drawn_in_every_setting(elsewhere, scene, references, tmp_pat
 
 
 def test_a_transfer_is_measured_against_the_teacher_of_its_setting(elsewhere, tmp_path):
-    dataset = elsewhere.path("data/digits/manifest.json")
+    dataset = elsewhere.dataset
     network = tmp_path / "extractor.safetensors"
     finish(extractor(elsewhere.spec("extractors", "tiny-cnn"), dataset, network, elsewhere.state("x")))
     teacher, _ = draw(elsewhere, "inpaint-eps.eps")
@@ -160,7 +178,7 @@ def test_an_untrained_adapter_changes_nothing_and_a_trained_one_leaves_the_base_
 
     base = handle.load(elsewhere.handle("eps"))
     x, t = torch.randn(2, *base.base.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([9.0, 99])
-    condition = base.base.embed(["a red digit", ""]).clone()
+    condition = base.base.embed(["a red digit", ""])["text"].clone()
     own = base.unet(x, t, condition, return_dict=False)[0]
     lora = with_lora(base.unet, 2, 0)
     torch.testing.assert_close(lora(x, t, condition, return_dict=False)[0], own)
@@ -181,7 +199,7 @@ def test_an_altered_adapter_is_refused(elsewhere, tmp_path):
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(PerflowError, match="pytorch_lora_weights"):
         finish(transfer(elsewhere.spec("transfers", f"lora-eps.{STUDENT}"), elsewhere.handle("eps"),
-                        elsewhere.handle(STUDENT), elsewhere.path("data/outlined/manifest.json"),
+                        elsewhere.handle(STUDENT), asked(elsewhere, "outlined"),
                         tmp_path / "m.json", adapter=copied / "adapter.json"))  # fmt: skip
 
 
