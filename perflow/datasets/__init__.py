@@ -13,4 +13,11 @@ SPLITS = ("base", "extractor", "reference")
 
 DATASETS = {
     "digits": "perflow.datasets.digits:Digits",
+    "triangle": "perflow.datasets.plane:Triangle",
+    "triangle_flipped": "perflow.datasets.plane:TriangleFlipped",
+    "ring": "perflow.datasets.plane:Ring",
+    "moons": "perflow.datasets.plane:Moons",
 }
+
+POINTS = ("triangle", "triangle_flipped", "ring", "moons")
+"""Sources of points on the plane; the others are of images."""

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 def write(path: str | Path, rows: Iterable[Mapping[str, Any]], attributes: Iterable[str]) -> list[str]:
     """Write one split to ``path`` atomically, with the same bytes every time; return its columns.
 
-    ``rows`` hold ``image`` (PNG bytes), ``text``, every attribute as a string or None, and
-    ``label_<attribute>`` as an integer.
+    ``rows`` hold ``image`` (PNG bytes) or ``point`` (two numbers), ``text``, every attribute as a string or None,
+    and ``label_<attribute>`` as an integer.
     """
     import datasets
 
     attributes = list(attributes)
-    text = datasets.Value("string")
+    text, rows = datasets.Value("string"), list(rows)
+    kind = "point" if "point" in rows[0] else "image"
+    item = datasets.Sequence(datasets.Value("float32"), length=2) if kind == "point" else datasets.Image()
     features = datasets.Features(
-        {"image": datasets.Image(), "text": text}
+        {kind: item, "text": text}
         | {name: text for name in attributes}
         | {f"label_{name}": datasets.Value("int32") for name in attributes}
     )
@@ -66,6 +68,13 @@ def load(manifest_path: str | Path, split: str) -> datasets.Dataset:
         return datasets.Dataset(datasets.table.InMemoryTable(parquet.read_table(path)))
     except (ArrowException, OSError, ValueError) as error:
         raise PerflowError(f"{path}: not a readable split ({error}); delete {manifest_path} and run again") from None
+
+
+def items(dataset: datasets.Dataset) -> np.ndarray:
+    """All points of a split, float32 [N, 2], or all images, as :func:`images`."""
+    if "point" in dataset.column_names:
+        return np.asarray(dataset.data.column("point").to_pylist(), dtype=np.float32)
+    return images(dataset)
 
 
 def images(dataset: datasets.Dataset) -> np.ndarray:

@@ -6,7 +6,11 @@ from typing import Any, NamedTuple
 
 FAMILIES = {
     "stable_diffusion": "perflow.models.stable_diffusion:StableDiffusion",
+    "plane": "perflow.models.plane:Plane",
 }
+
+FLOWS = ("plane",)
+"""Families whose bases are flows that say velocity: solved as they are, with Euler, RK45 or the reverse SDE."""
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """diffusers' names of what a network predicts -> ours."""

@@ -1,7 +1,8 @@
-"""Draw latents from any model: on its windows, or with a training-free scheduler."""
+"""Draw latents from any model: on its windows, as a flow, or with a training-free scheduler."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from perflow.core import RK45, SDE
 from perflow.core.chunks import chunked
-from perflow.core.fields import follow
+from perflow.core.fields import course, velocity_field
 from perflow.core.grid import each_window
 from perflow.core.guidance import guided
-from perflow.core.rng import generator, normal
+from perflow.core.piecewise import PiecewiseFlow
+from perflow.core.rng import generator
+from perflow.core.velocity import reverse_sde, rk45
 from perflow.errors import PerflowError
 from perflow.models import SCHEDULERS, handle, schedulers
 
@@ -45,25 +49,64 @@ class Drawer:
 
     def noise(self, stream: int) -> Tensor:
         """Initial noise of all items, [N, *latent]."""
-        return normal(self.model.base.latent_shape, self.seed, f"noise-{stream}", range(self.items)).to(self.device)
+        return self.model.noise(self.seed, f"noise-{stream}", range(self.items)).to(self.device)
 
     @torch.inference_mode()
     def draw(self, trial: Trial, noise: Tensor) -> Tensor:
         """Latents [N, *latent] of a trial. Noise that a solver adds on its way is a function of (seed, stream, item,
         step), so it does not depend on the chunks."""
-        items = torch.arange(self.items)
-        return chunked(lambda x, c, i: self._draw(trial, x, c, i), _CHUNK, noise, self.conditions, items)
+        return self._chunked(lambda *rows: self._course(trial, *rows)[-1], noise)
 
-    def _draw(self, trial: Trial, x: Tensor, conditions: Tensor, items: Tensor) -> Tensor:
-        network = self.model.base.network(self.model.unet)
-        if trial.scheduler is not None:
+    @torch.inference_mode()
+    def trace(self, trial: Trial, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Paths [N, n + 1, *latent] of a trial, of its start and the state after each step, and evaluations [N].
+
+        Of a solver that decides as it goes: start and end.
+        """
+        if trial.solver != RK45:
+            paths = self._chunked(lambda *rows: torch.stack([rows[0], *self._course(trial, *rows)], dim=1), noise)
+            return paths, torch.full((len(noise),), trial.nfe)
+        # one tensor a chunk: latents, and a last column for the evaluations
+        rows = self._chunked(lambda *rows: torch.cat([part.flatten(1) for part in self._adaptive(*rows)], dim=1), noise)
+        ends = rows[:, :-1].reshape(noise.shape)
+        return torch.stack([noise, ends], dim=1), rows[:, -1].round().long()
+
+    def _chunked(self, function: Callable[..., Tensor], noise: Tensor) -> Tensor:
+        return chunked(function, _CHUNK, noise, self.conditions, torch.arange(self.items))
+
+    def _course(self, trial: Trial, x: Tensor, conditions: Tensor, items: Tensor) -> Sequence[Tensor]:
+        """The states of a trial, at least the last."""
+        base, network = self.model.base, self.model.base.network(self.model.unet)
+        if trial.scheduler is not None or trial.solver == SDE:
             added = [generator(self.seed, f"renoise-{trial.stream}", item) for item in items.tolist()]
             field = guided(network, conditions, self.null, trial.guidance)
-            return schedulers.draw(trial.scheduler, trial.steps, self.model.base.scheduler_config, field, x, added)
-        flow = self.model.flow
-        if flow is None:
-            raise PerflowError(f"{self.model.name}: has no windows; its solver must be one of {', '.join(SCHEDULERS)}")
+            if trial.scheduler is not None:
+                return [schedulers.draw(trial.scheduler, trial.steps, base.scheduler_config, field, x, added)]
+            times = [1 - i / trial.steps for i in range(trial.steps + 1)]
+            velocity = velocity_field(field, base.flow, 0)
+
+            def renoise(step: int) -> Tensor:
+                return torch.stack([torch.randn(x.shape[1:], generator=rng) for rng in added]).to(x)
+
+            return reverse_sde(velocity, x, times, base.schedule, base.config["start_scale"], renoise)[1:]
+        if trial.solver == RK45:
+            return [self._adaptive(x, conditions, items)[0]]
+        flow, states = self._flow(), [x]
         scales = each_window(trial.guidance, len(flow.windows))
         for k, steps in groupby(flow.windows.steps(trial.steps), key=lambda step: step.k):
-            x = follow(guided(network, conditions, self.null, scales[k]), flow, x, steps)
-        return x
+            states += course(guided(network, conditions, self.null, scales[k]), flow, states[-1], steps)
+        return states[1:]
+
+    def _adaptive(self, x: Tensor, conditions: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Where x ends by RK45, window by window, and evaluations [B, 1] as fp32."""
+        flow, calls = self._flow(), torch.zeros(len(x), dtype=torch.int64)
+        network = guided(self.model.base.network(self.model.unet), conditions, self.null, 1)
+        for k, (start, end) in enumerate(zip(flow.windows.edges, flow.windows.edges[1:], strict=False)):
+            x, more = rk45(velocity_field(network, flow, k), x, start, end)
+            calls += more
+        return x, calls[:, None].to(x)
+
+    def _flow(self) -> PiecewiseFlow:
+        if self.model.flow is None:
+            raise PerflowError(f"{self.model.name}: has no windows; its solver must be one of {', '.join(SCHEDULERS)}")
+        return self.model.flow

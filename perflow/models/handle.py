@@ -7,6 +7,7 @@ its delta. Nothing that draws or learns asks which of the two it was given.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from perflow import artifacts, delta, record
 from perflow.core.piecewise import PiecewiseFlow
+from perflow.core.rng import normal
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
 from perflow.models import FAMILIES
@@ -23,7 +25,7 @@ from perflow.models import FAMILIES
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: the base's parts, its own network, and its flow (None without windows)."""
+    """A loaded model: the base's parts, its own network, and its flow (None without windows; some bases have one)."""
 
     name: str
     base: Any
@@ -36,6 +38,11 @@ class Model:
     """That of its base's; a base is its own."""
     trial: dict[str, Any] | None
     """How a student is meant to be sampled: ``solver``, ``steps``, ``guidance``, ``scheduler``."""
+
+    def noise(self, seed: int, label: str, items: Iterable[int]) -> Tensor:
+        """What sampling starts from, [N, *latent] on the CPU: normal noise, or a family's own; item by item."""
+        own = getattr(self.base, "noise", None)
+        return own(seed, label, items) if own else normal(self.base.latent_shape, seed, label, items)
 
 
 def base_handle(
@@ -83,7 +90,7 @@ def _files(path: Path) -> list[Path]:
 def _load_base(path: Path, handle: dict[str, Any], device: str) -> Model:
     _files(path)
     base = resolve_name(FAMILIES[handle["family"]])(path.parent / handle["folder"], device)
-    return Model(handle["name"], base, base.unet, None, handle["sha256"], handle["sha256"], None)
+    return Model(handle["name"], base, base.unet, getattr(base, "flow", None), handle["sha256"], handle["sha256"], None)
 
 
 def _load_student(path: Path, handle: dict[str, Any], device: str) -> Model:

@@ -180,7 +180,7 @@ def curves(report: Report) -> Html:
 def samples(report: Report) -> Html:
     """Samples at the numbers of steps most methods share: an item of many prompts, then many items of one prompt."""
     parts = []
-    for base in _bases(report):
+    for base in (base for base in _bases(report) if galleries.pictured(report, base)):
         for steps in galleries.shown_steps(report, base):
             note = f"{_on(report, base)}{count(steps, 'step')}; a column has the same noise and prompt in all rows."
             parts.append(figure(galleries.gallery(report, base, steps), note, vector=False))
@@ -196,6 +196,8 @@ def samples_by_windows(report: Report) -> Html:
     """Samples of the entries with several numbers of windows, one step a window."""
     parts = []
     for (base, entry), _ in report.tables["ablation"].groupby(["base", "entry"], sort=False):
+        if not galleries.pictured(report, str(base)):
+            continue
         note = f"{_on(report, str(base))}One step a window; a column has the same noise and prompt in all rows."
         parts.append(figure(galleries.by_windows(report, str(base), str(entry)), note, vector=False))
     return _joined(parts)

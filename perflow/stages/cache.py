@@ -16,7 +16,7 @@ from perflow.core import WINDOW, guidance
 from perflow.core.chunks import chunked
 from perflow.core.fields import base_field, follow
 from perflow.core.grid import stretches
-from perflow.core.rng import generator, normal
+from perflow.core.rng import generator
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.core.windows import Windows
 from perflow.datasets import store
@@ -98,7 +98,7 @@ class _Work:
         captions = ["", *sorted(set(texts))]
         number = {caption: i for i, caption in enumerate(captions)}
         return cls(
-            spec, row, model, model.base.encode(store.images(data)), captions,
+            spec, row, model, model.base.encode(store.items(data)), captions,
             torch.tensor([number[text] for text in texts]), model.base.embed(captions), Windows(tuple(row.edges)),
             device,
         )  # fmt: skip
@@ -136,7 +136,7 @@ class _Work:
         image = torch.cat([torch.randint(len(self.latents), (1,), generator=rng) for rng in draws])
         dropped = torch.cat([torch.rand(1, generator=rng) for rng in draws]) < recipe.drop
         caption = torch.where(dropped, 0, self.caption_of[image])
-        noise = normal(self.latents.shape[1:], seed, "pair-noise", items.tolist()).to(self.device)
+        noise = self.teacher.noise(seed, "pair-noise", items.tolist()).to(self.device)
         t = self.windows.start(crossed[0])
         x = self.teacher.base.schedule.alpha(t) * self.latents[image] + self.teacher.base.schedule.sigma(t) * noise
         x = x.float()
@@ -153,7 +153,7 @@ class _Work:
         }
 
     def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
-        """The teacher's solution over window k: a base's with a solver, a student's on its own windows."""
+        """The teacher's solution over window k: a base's with a solver, a student's or a flow's on its own windows."""
         teacher, row = self.teacher, self.row
         network = guidance.guided(
             teacher.base.network(teacher.unet), self.conditions[caption], self.conditions[:1], row.guidance

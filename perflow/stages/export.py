@@ -23,7 +23,9 @@ def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path)
         "base": {"name": row.base, "origin": parent.get("origin"), "sha256": parent["sha256"]},
         "student": row.student, "student_sha256": header["sha256"], "sha256": artifacts.tensor_hash(change),
         "edges": student.edges if row.windowed else None, "path": student.path, "prediction": student.prediction,
-        "base_prediction": parent["prediction"], "timestep_offset": -1, "guidance": row.trial.guidance,
+        "base_prediction": parent["prediction"],
+        "timestep_offset": None if parent["prediction"] == "velocity" else -1,  # a flow is given t itself
+        "guidance": row.trial.guidance,
         "trial": row.trial.model_dump(exclude={"name"}),
         "row": student.model_dump(mode="json"), "spec": spec.hash, "student_spec": trained.hash,
     })  # fmt: skip
