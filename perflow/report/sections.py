@@ -145,10 +145,12 @@ def _compared(lines: list[dict[str, Any]]) -> str:
     return folded(count(len(rows), "comparison"), table(header, rows))
 
 
-def published(report: Report) -> Html:
-    """Figures other people published, on other data, with their sources."""
+def published(report: Report, about: str = "") -> Html:
+    """Figures other people published, on other data, with their sources; of those alone whose title begins so."""
     parts = []
     for item in report.published["figures"]:
+        if not item["title"].startswith(about):
+            continue
         source = escape(item["source"])
         if item["url"]:
             source = f'<a href="{escape(item["url"])}">{source}</a>'
