@@ -87,7 +87,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
     params, place = study.params, f"students.{entry}"
     known("pairs", f"{place}.pairs", recipe.pairs, params.pairs)
     for solver in recipe.trials.solvers:
-        known("solver", f"{place}.trials.solvers", solver, (WINDOW, RK45, *SCHEDULERS))
+        known("solver", f"{place}.trials.solvers", solver, (WINDOW, *SCHEDULERS, RK45))
         if recipe.prediction == "velocity" and solver in SCHEDULERS:
             raise PerflowError(
                 f"{place}.trials.solvers: {solver} reads what a base says, which a velocity student does not; got"
