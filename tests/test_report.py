@@ -497,8 +497,9 @@ def test_a_kernel_of_another_environment_is_refused(collected, root, published, 
     assert not list(tmp_path.iterdir())
 
 
-def test_the_notebook_is_prose_and_calls(root: Path) -> None:
-    book = json.loads((root / "notebooks/report.ipynb").read_text())
+@pytest.mark.parametrize("name", ["report", "plane"])
+def test_a_notebook_is_prose_and_calls(root: Path, name: str) -> None:
+    book = json.loads((root / f"notebooks/{name}.ipynb").read_text())
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     text = "\n".join("".join(cell["source"]) for cell in code)

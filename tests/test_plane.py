@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from perflow import artifacts, config
+from perflow import artifacts, config, record, report
 from perflow.config.load import load_params
 from perflow.config.rows import Trial
 from perflow.core.fields import velocity_field
@@ -33,6 +33,9 @@ REFLOW, PERFLOW = "transfer-reflow-k1-s0", "transfer-perflow-k2-s0"
 def params():
     """The study of the plane, cut down to seconds; nothing converges."""
     found = load_params(ROOT / "workflow/studies/plane.yaml")[0].model_dump(mode="json")
+    found["bases"] = {name: found["bases"][name] for name in ("transfer", "ring-vp")}
+    found["students"] = {name: found["students"][name] | {"bases": ["transfer"]} for name in ("reflow", "perflow")}
+    found["students"]["perflow"]["windows"] = 2
     for data in found["datasets"].values():
         data["counts"] = {"base": 64, "extractor": 1, "reference": 40}
     for base in found["bases"].values():
@@ -162,3 +165,36 @@ def test_a_flow_is_not_trained_on_images(made, tmp_path, root):
     fetch(artifacts.read_spec(tmp_path / "results/specs/datasets/digits.json"), tmp_path / "manifest.json")
     with pytest.raises(PerflowError, match="holds images"):
         finish(rectify(made.spec("bases", "transfer"), tmp_path / "manifest.json", tmp_path / "m.json", tmp_path))
+
+
+def test_the_guarantees_are_reported(made, root):
+    """Every row through the stages, then the tables and the figures of the notebook."""
+    results = made.path("results")
+    for model in made.study.samples:
+        draw(made, model, results / "samples" / model)
+    for model, row in made.study.evaluations.items():
+        finish(evaluate(
+            made.spec("evaluations", model), results / "samples" / model / "manifest.json",
+            results / "samples" / row.base / "manifest.json", made.path("data", row.dataset, "manifest.json"),
+            made.path("e.safetensors"), results / "metrics" / f"{model}.json",
+        ))  # fmt: skip
+    for table in ("bases", "extractors", "pairs", "students", "samples", "evaluations"):
+        for name in getattr(made.study, table):
+            record.write(made.home / config.places.record(table, name), "spec", {}, [])
+    (results / "extractors/coordinates/curve.jsonl").write_text("")
+    published = root / "workflow/report/published.json"
+    report.collect(results / "specs/study.json", results, published)
+    artifacts.write_text(results / "tables/runs.csv", "row,run\n")
+    data = report.load(results / "specs/study.json", results, published)
+    assert report.plane.flows(data) == ["transfer"]
+    table = report.plane.guarantees(data)
+    for said in ("random coupling", "1-rectified flow", "2-rectified flow", "PeRFlow, K=2", "crossing probability"):
+        assert said in table
+    verdicts = report.plane.verdicts(data)
+    assert verdicts.count("does not rise") == 3 * 2  # costs x steps of the chain
+    assert verdicts.count("straightness S falls") == 1
+    assert set(report.plane.pictures(data)) == {"trajectories-transfer", "interpolations", "diffusions"}
+    assert "46.39 %" in report.published(data, "Rectified flow on the plane")
+    assert report.samples(data) == ""  # points have no galleries
+    main = data.main
+    assert (main[main["trial"] == "rk45"]["nfe"] >= 13).all()
