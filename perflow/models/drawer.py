@@ -15,7 +15,7 @@ from perflow.core import RK45, SDE
 from perflow.core.chunks import chunked
 from perflow.core.fields import course, velocity_field
 from perflow.core.grid import each_window
-from perflow.core.guidance import guided
+from perflow.core.guidance import guided, nfe
 from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.rng import generator
 from perflow.core.velocity import reverse_sde, rk45
@@ -67,7 +67,9 @@ class Drawer:
             paths = self._chunked(lambda *rows: torch.stack([rows[0], *self._course(trial, *rows)], dim=1), noise)
             return paths, torch.full((len(noise),), trial.nfe)
         # one tensor a chunk: latents, and a last column for the evaluations
-        rows = self._chunked(lambda *rows: torch.cat([part.flatten(1) for part in self._adaptive(*rows)], dim=1), noise)
+        rows = self._chunked(
+            lambda *given: torch.cat([part.flatten(1) for part in self._adaptive(trial, *given)], dim=1), noise
+        )
         ends = rows[:, :-1].reshape(noise.shape)
         return torch.stack([noise, ends], dim=1), rows[:, -1].round().long()
 
@@ -90,20 +92,21 @@ class Drawer:
 
             return reverse_sde(velocity, x, times, base.schedule, base.config["start_scale"], renoise)[1:]
         if trial.solver == RK45:
-            return [self._adaptive(x, conditions, items)[0]]
+            return [self._adaptive(trial, x, conditions, items)[0]]
         flow, states = self._flow(), [x]
         scales = each_window(trial.guidance, len(flow.windows))
         for k, steps in groupby(flow.windows.steps(trial.steps), key=lambda step: step.k):
             states += course(guided(network, conditions, self.null, scales[k]), flow, states[-1], steps)
         return states[1:]
 
-    def _adaptive(self, x: Tensor, conditions: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    def _adaptive(self, trial: Trial, x: Tensor, conditions: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Where x ends by RK45, window by window, and evaluations [B, 1] as fp32."""
         flow, calls = self._flow(), torch.zeros(len(x), dtype=torch.int64)
-        network = guided(self.model.base.network(self.model.unet), conditions, self.null, 1)
-        for k, (start, end) in enumerate(zip(flow.windows.edges, flow.windows.edges[1:], strict=False)):
+        scales, edges = each_window(trial.guidance, len(flow.windows)), flow.windows.edges
+        for k, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+            network = guided(self.model.base.network(self.model.unet), conditions, self.null, scales[k])
             x, more = rk45(velocity_field(network, flow, k), x, start, end)
-            calls += more
+            calls += more * nfe(scales[k])
         return x, calls[:, None].to(x)
 
     def _flow(self) -> PiecewiseFlow:

@@ -105,9 +105,9 @@ def _inks(starts: numpy.ndarray) -> list[str]:
     return [colour(int(third)) for third in angle // (2 * numpy.pi / 3)]
 
 
-def _threads(axes: Axes, paths: numpy.ndarray, width: float = 0.6) -> None:
+def _threads(axes: Axes, paths: numpy.ndarray, width: float = 0.6, lines: int = _LINES) -> None:
     """Some paths [N, n + 1, 2] as lines."""
-    shown = paths[:_LINES]
+    shown = paths[:lines]
     axes.add_collection(LineCollection(list(shown), colors=_inks(shown[:, 0]), linewidths=width, alpha=0.45))
 
 
@@ -185,7 +185,7 @@ def _grid(report: Report, models: Sequence[Model], trials: Sequence[tuple[str, s
             for axes, (trial, heading) in zip(row, trials, strict=True):
                 paths, found = _paths(report, model, trial), _measured(report, model, trial)["energy_real"]
                 axes.scatter(*real.T, s=4, color="#d1d5db", linewidths=0)
-                _threads(axes, paths, 0.5)
+                _threads(axes, paths, 0.5, 20 if trial.startswith(SDE) else _LINES)
                 _dots(axes, paths[:, -1], DARK)
                 _square(axes, reach)
                 top = f"{heading}\n" if model is models[0] else ""
@@ -304,7 +304,7 @@ def shown(report: Report, name: str) -> Html:
         "and how likely two of them are to cross. Below: the paths, and their straightness S (0 is straight).",
         "interpolations": "Euler's method in N steps from a Gaussian to the same data, for flows trained alike on each"
         " path. Light: data. Dark: where samples end.",
-        "diffusions": "The same networks: their ODE, and the reverse SDE that has the same marginals.",
+        "diffusions": "The same networks: their ODE, and the reverse SDE of the same marginals (fewer paths drawn).",
     }
     drawn = {key: made for key, made in pictures(report).items() if key.startswith(name)}
     bases = {key: f"{key.removeprefix(name).lstrip('-')}. ".lstrip(". ").capitalize() for key in drawn}

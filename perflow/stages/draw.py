@@ -26,6 +26,8 @@ def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | N
     if out.suffix.lower() != ".png":
         raise PerflowError(f"--out {out}: must end in .png")
     drawer = Drawer.load(model, device, [prompt], count, seed)
+    if not hasattr(drawer.model.base, "decode"):
+        raise PerflowError(f"{model}: draws points on the plane, no images; there is perflow sample --spec")
     flow, own = drawer.model.flow, drawer.model.trial or _BASE
     solver = solver or own["solver"]
     if solver not in (WINDOW, *SCHEDULERS):
