@@ -6,6 +6,7 @@ that rest on each other by reflow are the 2-, 3-, … rectified flows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -83,7 +84,9 @@ def _paths(report: Report, model: Model, trial: str) -> numpy.ndarray:
 
 def _real(report: Report, base: str) -> numpy.ndarray:
     """Real points [N, 2] of a base's data set, those that samples are measured with."""
-    from perflow.datasets import store
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a library, about notebooks: nothing a reader can act on
+        from perflow.datasets import store
 
     dataset = report.study["settings"]["bases"][base]["dataset"]
     return store.items(store.load(report.results.parent / "data" / dataset / "manifest.json", "reference"))
