@@ -58,6 +58,9 @@ STAGES = {
         "Train an embedded base and save it as a diffusers pipeline folder with its handle.",
         {"dataset": _DATASET}, _curve,
     ),
+    "rectify": Stage(
+        "Train a flow on the plane from points, with no teacher.", {"dataset": _DATASET}, _curve,
+    ),
     "prepare": Stage("Take a pretrained checkpoint as a base, checked against its row.", {"dataset": _DATASET}, _curve),
     "extractor": Stage(
         "Make the feature network that models are measured with: train it, or take in weights.",

@@ -18,14 +18,17 @@ def check_family(params: rows.Params, name: str, base: rows.AnyBase) -> None:
                 f"{place}.family: a {base.family} base is taken from a source; trained here is {', '.join(TRAINABLE)}"
             )
         return
+    if isinstance(base, rows.Flow):
+        _check_unguided(params, name, "a flow on the plane, which is told nothing")
+        return
     for option in _ALL_OPTIONS:
         if getattr(base, option) is not None and option not in options:
             raise PerflowError(f"{place}.{option}: the family {base.family} reads captions, not classes")
     if "null_class" in options and base.null_class is None:
-        _check_unguided(params, name)
+        _check_unguided(params, name, "which has no null_class")
 
 
-def _check_unguided(params: rows.Params, name: str) -> None:
+def _check_unguided(params: rows.Params, name: str, why: str) -> None:
     """Refuse what needs a condition of no prompt: guidance other than 1, dropped captions."""
     taught = {
         entry: recipe for entry, recipe in params.students.items() if recipe.bases is None or name in recipe.bases
@@ -41,4 +44,4 @@ def _check_unguided(params: rows.Params, name: str) -> None:
     for where, (value, valid) in said.items():
         values = value if isinstance(value, list) else [valid if value is None else value]
         if any(each != valid for each in values):
-            raise PerflowError(f"{where}: must be {valid} for '{name}', which has no null_class; got {value}")
+            raise PerflowError(f"{where}: must be {valid} for '{name}', {why}; got {value}")

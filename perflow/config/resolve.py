@@ -17,12 +17,12 @@ from perflow.config.families import check_family
 from perflow.config.load import checked, known, load_params
 from perflow.config.splits import add_prompts, add_splits, check_negative
 from perflow.config.study import Skipped, Study
-from perflow.core import SOLVER_CALLS, WINDOW
+from perflow.core import RK45, SDE, SOLVER_CALLS, WINDOW
 from perflow.core.grid import each_window, lay, stretches
-from perflow.datasets import DATASETS
+from perflow.datasets import DATASETS, POINTS
 from perflow.errors import PerflowError
 from perflow.methods import METHODS, configuration
-from perflow.metrics import CLASSIFIER, EXTRACTORS, METRICS, NEEDS
+from perflow.metrics import CLASSIFIER, COORDINATES, EXTRACTORS, METRICS, NEEDS
 from perflow.models import FAMILIES, SCHEDULERS
 
 TIMESTEPS = 1000
@@ -51,8 +51,11 @@ def _resolve(params: rows.Params, text: str) -> Study:
         check_family(params, name, base)
     for name, extractor in params.extractors.items():
         known("kind", f"extractors.{name}.kind", extractor.kind, EXTRACTORS)
-        if extractor.kind == CLASSIFIER:
+        if extractor.dataset is not None:
             known("dataset", f"extractors.{name}.dataset", extractor.dataset, params.datasets)
+            if extractor.kind == COORDINATES:
+                of_points = [entry for entry, row in params.datasets.items() if row.source in POINTS]
+                known("dataset of points", f"extractors.{name}.dataset", extractor.dataset, of_points)
             if "extractor" not in params.datasets[extractor.dataset].counts:
                 others = ", ".join(kind for kind in EXTRACTORS if kind != CLASSIFIER)
                 raise PerflowError(
@@ -60,8 +63,9 @@ def _resolve(params: rows.Params, text: str) -> Study:
                     f" name; use a kind that others trained: {others}"
                 )
     for name, recipe in params.pairs.items():
+        windowed = recipe.teacher or any(isinstance(base, rows.Flow) for base in params.bases.values())
         for solver in each_window(recipe.solver, 1):
-            known("solver", f"pairs.{name}.solver", solver, (*SOLVER_CALLS, *([WINDOW] if recipe.teacher else [])))
+            known("solver", f"pairs.{name}.solver", solver, (*SOLVER_CALLS, *([WINDOW] if windowed else [])))
     known("extractor", "evaluation.extractor", params.evaluation.extractor, params.extractors)
     for metric in params.evaluation.metrics:
         known("metric", "evaluation.metrics", metric, METRICS)
@@ -71,10 +75,14 @@ def _resolve(params: rows.Params, text: str) -> Study:
                 f"evaluation.metrics: {metric} needs an extractor of kind {CLASSIFIER};"
                 f" '{params.evaluation.extractor}' ({kind}) reads no attributes"
             )
-    known("solver", "sampling.teacher.solver", params.sampling.teacher.solver, SCHEDULERS)
-    known("solver", "sampling.flow.solver", params.sampling.flow.solver, SOLVER_CALLS)
-    for solver in params.baselines.solvers:
-        known("solver", "baselines.solvers", solver, SCHEDULERS)
+        if "prompts" in NEEDS.get(metric, ()) and params.sampling.prompts == 1:
+            raise PerflowError(f"evaluation.metrics: {metric} needs several prompts; sampling.prompts is 1")
+    for base in params.bases.values():
+        on_flow = isinstance(base, rows.Flow)
+        known("solver", "sampling.teacher.solver", params.sampling.teacher.solver, [WINDOW] if on_flow else SCHEDULERS)
+        known("solver", "sampling.flow.solver", params.sampling.flow.solver, [RK45] if on_flow else SOLVER_CALLS)
+        for solver in params.baselines.solvers:
+            known("solver", "baselines.solvers", solver, (WINDOW, RK45, SDE) if on_flow else SCHEDULERS)
 
     check_chains(params)
     study = Study(
@@ -87,7 +95,7 @@ def _resolve(params: rows.Params, text: str) -> Study:
             base=name, family=base.family, dataset=base.dataset, **params.encoding.model_dump()
         )
     for name in params.bases:
-        _add_samples(study, name, name, _baseline_trials(params), windowed=False)
+        _add_samples(study, name, name, _baseline_trials(study, name), windowed=False)
     for entry, recipe in params.students.items():
         _add_students(study, entry, recipe)
     for name in study.students:
@@ -99,12 +107,14 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
     params, place = study.params, f"students.{entry}"
     known("pairs", f"{place}.pairs", recipe.pairs, params.pairs)
     for solver in recipe.trials.solvers:
-        known("solver", f"{place}.trials.solvers", solver, (WINDOW, *SCHEDULERS))
-        if recipe.prediction == "velocity" and solver != WINDOW:
+        known("solver", f"{place}.trials.solvers", solver, (WINDOW, *SCHEDULERS, RK45))
+        if recipe.prediction == "velocity" and solver in SCHEDULERS:
             raise PerflowError(
                 f"{place}.trials.solvers: {solver} reads what a base says, which a velocity student does not; got"
-                f" {recipe.trials.solvers}, valid: [{WINDOW}]"
+                f" {recipe.trials.solvers}, valid: [{WINDOW}, {RK45}]"
             )
+        if recipe.prediction != "velocity" and solver == RK45:
+            raise PerflowError(f"{place}.trials.solvers: {RK45} reads a velocity; got prediction {recipe.prediction!r}")
     method = _method(place, recipe)
     training = _training(place, params.training, recipe.training)
     axis = window_axis(place, recipe.windows)
@@ -113,6 +123,11 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
             known("number of windows", f"{place}.seeds", windows, sorted({len(edges) - 1 for _, edges in axis}))
     for base in recipe.bases if recipe.bases is not None else params.bases:
         known("base", f"{place}.bases", base, params.bases)
+        if isinstance(params.bases[base], rows.Flow) and (recipe.path, recipe.prediction) != ("straight", "velocity"):
+            raise PerflowError(
+                f"{place}: a student of '{base}', a flow, has path straight and prediction velocity; got {recipe.path}"
+                f" and {recipe.prediction}"
+            )
         for label, edges in axis:
             pairs = _add_pairs(study, base, recipe.pairs, label, edges)
             start = _start(params, place, recipe, base, label)
@@ -148,14 +163,20 @@ def _start(params: rows.Params, place: str, recipe: rows.StudentRecipe, base: st
 def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[float]) -> str:
     name = f"{base}-{recipe}-{label}"
     source = study.params.pairs[recipe]
-    windows = len(edges) - 1
+    windows, place = len(edges) - 1, f"pairs.{recipe}"
     for field in ("solver", "steps"):
         given = getattr(source, field)
         if isinstance(given, list) and len(given) != windows:
-            raise PerflowError(f"pairs.{recipe}.{field}: {given} is for {len(given)} windows; '{name}' has {windows}")
+            raise PerflowError(f"{place}.{field}: {given} is for {len(given)} windows; '{name}' has {windows}")
     teacher, window_steps = None, _window_steps(source, windows)
     if source.teacher is not None:
-        teacher, window_steps = _taught_pairs(study.params, f"pairs.{recipe}", source, base, label, edges)
+        teacher, window_steps = _taught_pairs(study.params, place, source, base, label, edges)
+    elif isinstance(study.params.bases[base], rows.Flow):
+        known("solver", f"{place}.solver", source.solver, [WINDOW])
+        window_steps = _dealt(place, equal_edges(1), source.steps, edges)
+    else:
+        for solver in each_window(source.solver, windows):
+            known("solver", f"{place}.solver", solver, SOLVER_CALLS)
     row = rows.Pairs(
         **source.model_dump(exclude={"teacher"}), teacher=teacher, base=base,
         dataset=study.params.bases[base].dataset, edges=edges, window_steps=window_steps,
@@ -181,10 +202,15 @@ def _taught_pairs(
         raise PerflowError(f"{place}.solver: the teacher '{source.teacher}' {valid}; got {source.solver!r}")
     if not windowed:
         return found.row, _window_steps(source, len(edges) - 1)
-    if isinstance(source.steps, list):
-        raise PerflowError(f"{place}.steps: a student on its own windows takes one number, got {source.steps}")
+    return found.row, _dealt(place, found.edges, source.steps, edges)
+
+
+def _dealt(place: str, own: list[float], steps: int | list[int], edges: list[float]) -> int:
+    """Steps that a teacher with the windows ``own`` takes in each window of ``edges``."""
+    if isinstance(steps, list):
+        raise PerflowError(f"{place}.steps: a teacher on its own windows takes one number, got {steps}")
     try:
-        return found.row, len(stretches(found.edges, source.steps, edges)[0])
+        return len(stretches(own, steps, edges)[0])
     except PerflowError as error:
         raise PerflowError(f"{place}.{error}") from None
 
@@ -207,7 +233,12 @@ Guidance = float | list[float]
 
 
 def nfe(solver: str, steps: int, guidance: Guidance) -> int:
-    """Network evaluations of one sample: guidance other than 1 doubles them, window by window if it is given so."""
+    """Network evaluations of one sample: guidance other than 1 doubles them, window by window if it is given so.
+
+    0 for a solver that decides as it goes.
+    """
+    if solver == RK45:
+        return 0
     if isinstance(guidance, list):
         return sum(1 if guidance[step.k] == 1 else 2 for step in lay(len(guidance), steps))
     calls = SCHEDULERS[solver].evaluations(steps) if solver in SCHEDULERS else steps
@@ -234,13 +265,14 @@ def _trial(
     solver: str, steps: int, guidance: Guidance, name: str = "", stream: int = 0, windows: int | None = None
 ) -> rows.Trial:
     return rows.Trial(
-        name=name or f"{solver}-{steps}", solver=solver, steps=steps, guidance=guidance,
+        name=name or (f"{solver}-{steps}" if steps else solver), solver=solver, steps=steps, guidance=guidance,
         nfe=nfe(solver, steps, guidance), stream=stream,
         scheduler=scheduler_of(solver, windows),
     )  # fmt: skip
 
 
-def _baseline_trials(params: rows.Params) -> list[rows.Trial]:
+def _baseline_trials(study: Study, name: str) -> list[rows.Trial]:
+    params, base = study.params, study.params.bases[name]
     teacher, baselines = params.sampling.teacher, params.baselines
     guidance = _guidance(params, baselines)
     if isinstance(guidance, list):
@@ -249,7 +281,17 @@ def _baseline_trials(params: rows.Params) -> list[rows.Trial]:
         _trial(teacher.solver, teacher.steps, teacher.guidance, name, stream)
         for stream, name in enumerate((TEACHER, TEACHER_TWO))
     ]
-    return references + [_trial(solver, n, guidance) for solver, n in product(baselines.solvers, baselines.steps)]
+    tried = _tried(baselines)
+    if SDE in baselines.solvers and not (isinstance(base, rows.Flow) and base.diffusion):
+        study.skipped.append(Skipped(f"{name} {SDE}", "its path is no diffusion's: there is no reverse SDE"))
+        tried = [(solver, steps) for solver, steps in tried if solver != SDE]
+    return references + [_trial(solver, steps, guidance) for solver, steps in tried]
+
+
+def _tried(recipe: rows.TrialRecipe) -> list[tuple[str, int]]:
+    """Every solver at every number of steps; one that decides as it goes, once, with 0."""
+    pairs = ((solver, 0 if solver == RK45 else steps) for solver, steps in product(recipe.solvers, recipe.steps))
+    return list(dict.fromkeys(pairs))
 
 
 def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: list[float]) -> list[rows.Trial]:
@@ -260,7 +302,7 @@ def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: li
             f"students: '{name}' has {windows} windows and the solvers {recipe.solvers}; guidance {guidance} is for"
             f" {len(guidance)} windows and [{WINDOW}]"
         )
-    for solver, steps in product(recipe.solvers, recipe.steps):
+    for solver, steps in _tried(recipe):
         on_grid = solver in SCHEDULERS and SCHEDULERS[solver].grid
         if on_grid and (edges != equal_edges(windows) or TIMESTEPS % windows):
             raise PerflowError(

@@ -11,6 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from perflow.core import DIFFUSIONS, DISTRIBUTIONS, INTERPOLATIONS
+from perflow.models import FLOWS
+
 Edges = list[float]
 """Window edges, falling from 1 (noise) to 0 (data)."""
 
@@ -313,22 +316,50 @@ class Pretrained(Row):
     """CPU threads while it is prepared."""
 
 
-ANY_BASE = {"union[trained]": Base, "union[pretrained]": Pretrained}
+class Flow(Row):
+    """A flow on the plane, trained from points alone: no teacher, no captions (rectified flow, arXiv 2209.03003)."""
+
+    family: str
+    dataset: Name
+    start: Literal[DISTRIBUTIONS] = "gaussian"
+    """The distribution at t = 1; another than a Gaussian makes it a transfer from one to the other."""
+    start_scale: Positive = 1.0
+    interpolation: Literal[INTERPOLATIONS] = "straight"
+    prediction: Literal["velocity"] = "velocity"
+    width: Count = 64
+    depth: Count = 3
+    network: Optim
+    threads: Count = 1
+    """CPU threads while training."""
+
+    @property
+    def diffusion(self) -> bool:
+        """Whether there is a reverse SDE: a path of a diffusion, from a Gaussian."""
+        return self.start == "gaussian" and self.interpolation in DIFFUSIONS
+
+
+ANY_BASE = {"union[trained]": Base, "union[pretrained]": Pretrained, "union[flow]": Flow}
 """The row types of a base, by their tag."""
 
 
 def _base_tag(given: Any) -> str:
+    if isinstance(given, Flow) or (isinstance(given, dict) and given.get("family") in FLOWS):
+        return "union[flow]"
     pretrained = isinstance(given, Pretrained) or (isinstance(given, dict) and "source" in given)
     return "union[pretrained]" if pretrained else "union[trained]"
 
 
 AnyBase = Annotated[
-    Annotated[Base, Tag("union[trained]")] | Annotated[Pretrained, Tag("union[pretrained]")], Discriminator(_base_tag)
+    Annotated[Base, Tag("union[trained]")]
+    | Annotated[Pretrained, Tag("union[pretrained]")]
+    | Annotated[Flow, Tag("union[flow]")],
+    Discriminator(_base_tag),
 ]
 
 
 class Extractor(Row):
-    """A feature network: a small classifier of a data set's attributes, or one that others trained."""
+    """A feature network: a small classifier of a data set's attributes, or one that others trained; or, for points,
+    their coordinates."""
 
     kind: str = "classifier"
     dataset: Name | None = None
@@ -342,6 +373,8 @@ class Extractor(Row):
     def _complete(self) -> Extractor:
         own, foreign = ("dataset", "training"), ("weights", "sha256")
         needed, other = (own, foreign) if self.kind == "classifier" else (foreign, own)
+        if self.kind == "coordinates":
+            needed, other = own[:1], (*own[1:], *foreign)
         absent = [name for name in needed if getattr(self, name) is None]
         surplus = [name for name in other if getattr(self, name) is not None]
         if absent or surplus:
@@ -475,9 +508,10 @@ class Trial(Row):
 
     name: Name
     solver: str
-    steps: Steps
+    steps: Annotated[int, Field(ge=0, le=1000)]
     guidance: WindowGuidance
-    nfe: Count
+    nfe: Annotated[int, Field(ge=0)]
+    """Network evaluations; 0 of them, and 0 steps, where the solver decides as it goes and the samples say how many."""
     stream: Annotated[int, Field(ge=0)] = 0
     scheduler: dict[str, Any] | None = None
     """A training-free solver's diffusers class (``class``) and options; None on a student's windows."""
@@ -535,8 +569,9 @@ class Sampling(Row):
     """What every model is asked to draw."""
 
     split: Literal["reference"] = "reference"
-    prompts: Several
-    """The first so many different captions of the split, or prompts of the list."""
+    prompts: Count
+    """The first so many different captions of the split, or prompts of the list; 1 where captions say nothing: items
+    are then independent."""
     prompt_list: PromptList | None = None
     per_prompt: Several
     teacher: TeacherRecipe
@@ -546,7 +581,7 @@ class Sampling(Row):
 class Prompts(Row):
     """What is drawn: prompts of a list, or a data set's captions, however many of its items a study takes."""
 
-    count: Several
+    count: Count
     list: PromptList | None = None
     captions: Captions | None = None
     split: SplitName = "reference"

@@ -80,6 +80,8 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
             return "perflow.stages.encode", FAMILIES[row.family]
         case "bases" if isinstance(row, rows.Pretrained):
             return "perflow.stages.prepare", FAMILIES[row.family]
+        case "bases" if isinstance(row, rows.Flow):
+            return "perflow.stages.rectify", FAMILIES[row.family], DATASETS[study.datasets[row.dataset].source]
         case "bases":
             return "perflow.stages.base", FAMILIES[row.family], DATASETS[study.datasets[row.dataset].source]
         case "extractors":

@@ -6,7 +6,7 @@ guidance already inside (see ``guidance.guided``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from perflow.core.grid import WindowStep
 from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.prediction import from_epsilon, to_epsilon
 from perflow.core.schedule import Schedule
+from perflow.core.velocity import Velocity
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -55,12 +56,25 @@ def student_field(network: Denoiser, flow: PiecewiseFlow) -> Callable[[Tensor, i
     return field
 
 
-def follow(network: Denoiser, flow: PiecewiseFlow, x: Tensor, steps: Iterable[WindowStep]) -> Tensor:
-    """Take x [B, ...] along ``steps`` of a student's flow, one call of the network each."""
+def course(network: Denoiser, flow: PiecewiseFlow, x: Tensor, steps: Iterable[WindowStep]) -> Iterator[Tensor]:
+    """The states of x [B, ...] after each of ``steps`` of a student's flow, one call of the network each."""
     says = student_field(network, flow)
     for k, u_from, u_to in steps:
         x = flow.step(x, says(x, k, u_from), k, u_from, u_to)
+        yield x
+
+
+def follow(network: Denoiser, flow: PiecewiseFlow, x: Tensor, steps: Iterable[WindowStep]) -> Tensor:
+    """Take x [B, ...] along ``steps`` of a student's flow."""
+    for state in course(network, flow, x, steps):
+        x = state
     return x
+
+
+def velocity_field(network: Denoiser, flow: PiecewiseFlow, k: int) -> Velocity:
+    """Window k of a student that says velocity, as ``velocity`` solves it: (x [B, ...], t [B]) -> dx/dt."""
+    says, start, end = student_field(network, flow), flow.time(k, 0.0), flow.time(k, 1.0)
+    return lambda x, t: says(x, k, ((start - t) / (start - end)).clamp(0, 1))
 
 
 def _timesteps(index: Tensor, x: Tensor) -> Tensor:

@@ -56,22 +56,34 @@ class Drawn:
         return self.content["trials"]
 
     @property
+    def units(self) -> np.ndarray:
+        """Index [N] of what items share with others: their prompt, or, where all have the same one, nothing."""
+        return self.prompts if len(self.content["prompts"]) > 1 else np.arange(self.content["per_prompt"])
+
+    @property
     def prompts(self) -> np.ndarray:
         """Index [N] of each item's prompt."""
         return np.arange(len(self.content["prompts"])).repeat(self.content["per_prompt"])
 
     def observe(self, trial: str, network: Network, groups: np.ndarray) -> Images:
-        """A trial's N samples as the extractor sees them, with their latents; ``groups`` [N]."""
+        """A trial's N samples as the extractor sees them, with their latents, and points with their paths;
+        ``groups`` [N]."""
         entry = self.trials[trial]
-        archive = artifacts.read_archive(artifacts.beside(self.path, entry.get("images")))
-        latents = artifacts.tensors_beside(self.path, entry.get("latents"), "latents")["latents"].numpy()
-        if not len(archive) == len(latents) == len(self.prompts):
+        tensors = artifacts.tensors_beside(self.path, entry.get("latents"), "latents")
+        latents = tensors["latents"].numpy()
+        archive = (
+            None if "paths" in tensors else artifacts.read_archive(artifacts.beside(self.path, entry.get("images")))
+        )
+        count = len(latents) if archive is None else len(archive)
+        if not count == len(latents) == len(self.prompts):
             raise PerflowError(
-                f"{self.path}: trial '{trial}' has {len(archive)} images and {len(latents)} latents for"
+                f"{self.path}: trial '{trial}' has {count} images and {len(latents)} latents for"
                 f" {len(self.prompts)} items of its prompts; delete {self.path} and run again"
             )
-        pixels = np.stack([store.decode(data) for data in archive.values()])
-        return Images(*network.observe(pixels), latents, self.prompts, groups)
+        seen = latents if archive is None else np.stack([store.decode(data) for data in archive.values()])
+        prompts = self.prompts if len(self.content["prompts"]) > 1 else None
+        paths, calls = (tensors[name].numpy() if name in tensors else None for name in ("paths", "evaluations"))
+        return Images(*network.observe(seen), latents, prompts=prompts, groups=groups, paths=paths, calls=calls)
 
 
 def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
@@ -87,7 +99,7 @@ def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
 def observe_real(dataset: Path, split: str, network: Network) -> tuple[Images, dict[str, dict[str, float]]]:
     """A data set's real images as the extractor sees them, and ``accuracy``, by attribute, if it reads any."""
     data = store.load(dataset, split)
-    real = Images(*network.observe(store.images(data)))
+    real = Images(*network.observe(store.items(data)))
     if not network.values:
         return real, {}
     right = {name: found == np.asarray(data[f"label_{name}"]) for name, found in real.predicted.items()}

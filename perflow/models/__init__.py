@@ -8,8 +8,9 @@ FAMILIES = {
     "stable_diffusion": "perflow.models.stable_diffusion:StableDiffusion",
     "sdxl": "perflow.models.sdxl:SDXL",
     "pixel": "perflow.models.pixel:Pixel",
+    "plane": "perflow.models.plane:Plane",
 }
-TRAINABLE = ("stable_diffusion",)
+TRAINABLE = ("stable_diffusion", "plane")
 """Families of which a base can be trained from scratch; the others are taken from a ``source``."""
 OPTIONS: dict[str, dict[str, type]] = {"pixel": {"classes": list, "null_class": int}}
 """What a family is told beside its folder, and its type. One that takes ``null_class`` reads a class or nothing: only
@@ -19,7 +20,10 @@ PIPELINES = {
     "sdxl": "StableDiffusionXLPipeline",
     "pixel": "DDPMPipeline",
 }
-"""diffusers' pipeline of each family."""
+"""diffusers' pipeline of each family that has one."""
+
+FLOWS = ("plane",)
+"""Families whose bases are flows that say velocity: solved as they are, with Euler, RK45 or the reverse SDE."""
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """diffusers' names of what a network predicts -> ours."""

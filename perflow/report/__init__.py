@@ -4,6 +4,7 @@
 ``markdown`` print the main table. pandas and matplotlib are imported here and nowhere else.
 """
 
+from perflow.report import plane
 from perflow.report.data import Report, load
 from perflow.report.listings import ablation_table, main_table
 from perflow.report.protocol import settings
@@ -37,6 +38,7 @@ __all__ = [
     "load",
     "main_table",
     "markdown",
+    "plane",
     "opening",
     "provenance",
     "published",

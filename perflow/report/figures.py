@@ -42,7 +42,7 @@ class _Looks:
 
 def common_windows(report: Report) -> int | None:
     """The number of windows that most entries have: the one shown where an entry has several."""
-    pairs = {(arm["entry"], arm["windows"]) for arm in report.wide() if arm["solver"] == WINDOW}
+    pairs = {(arm["entry"], arm["windows"]) for arm in report.wide() if arm["windowed"] and arm["solver"] == WINDOW}
     counts = Counter(int(windows) for _, windows in sorted(pairs))
     return counts.most_common(1)[0][0] if counts else None
 

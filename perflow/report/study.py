@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perflow import artifacts
-from perflow.core import WINDOW
+from perflow.core import RK45, SDE, WINDOW
 from perflow.models import SCHEDULERS
 
 METRICS = {
@@ -27,8 +27,23 @@ METRICS = {
     "vendi": "Vendi score within a prompt ({}, teacher = 1)",
     "prompt_accuracy": "prompt accuracy ({})",
     "teacher_mse": "relative latent MSE to teacher, same noise",
+    "energy_real": "energy distance to data",
+    "transport_square": "transport cost E|x1-x0|²",
+    "transport_norm": "transport cost E|x1-x0|",
+    "transport_fourth": "transport cost E|x1-x0|⁴",
+    "transport_square_random": "E|x1-x0|² of the random coupling",
+    "transport_norm_random": "E|x1-x0| of the random coupling",
+    "transport_fourth_random": "E|x1-x0|⁴ of the random coupling",
+    "crossing": "crossing probability",
+    "crossing_random": "crossing probability of the random coupling",
+    "straightness": "straightness S",
+    "evaluations": "network evaluations of a sample, mean",
 }
 """Order and names; {} is the extractor, since a distance in other features is another quantity."""
+
+
+_SOLVERS = {WINDOW: "Euler", RK45: "RK45", SDE: "reverse SDE"}
+"""How the solvers of flows are called."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,7 @@ def _entries_with_several(study: dict) -> set[tuple[str, str]]:
 
 def label(model: dict[str, Any], trial: dict[str, Any], several: bool) -> str:
     """A method's name in tables, without its number of steps (but for the teacher's, which defines it)."""
-    solver = SCHEDULERS[trial["solver"]].label if trial["solver"] in SCHEDULERS else trial["solver"]
+    solver = SCHEDULERS[trial["solver"]].label if trial["solver"] in SCHEDULERS else _SOLVERS[trial["solver"]]
     if model["kind"] == "base":
         if not is_reference(model["kind"], trial["name"]):
             return solver

@@ -6,6 +6,7 @@ vanishes from every table although its files still lie there.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -45,7 +46,7 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
     study, results = read_study(study_spec), Path(results_dir)
     measured = {model["name"]: _measured(model, study, results) for model in study["models"]}
     _one_extractor(measured, study, results)
-    methods = arms(study, results / "specs")
+    methods = [_as_run(arm, measured) for arm in arms(study, results / "specs")]
     main = [row for arm in methods for row in _main(arm, measured, study["extractor"])]
     orderings = artifacts.read_json(published)["orderings"]
     confidence = study["settings"].get("evaluation", {}).get("confidence", 0.95)
@@ -92,6 +93,14 @@ def _measured(model: dict[str, Any], study: dict[str, Any], results: Path) -> di
     if absent:
         raise PerflowError(f"{path}: no trial {', '.join(absent)}; there are {', '.join(content['trials'])}")
     return content
+
+
+def _as_run(arm: Arm, measured: dict[str, dict]) -> Arm:
+    """With what a solver that decides as it goes took, of the first training seed."""
+    if arm.nfe:
+        return arm
+    found = measured[arm.models[0]]["trials"][arm.trial]
+    return dataclasses.replace(arm, steps=found["steps"], nfe=found["nfe"])
 
 
 def _one_extractor(measured: dict[str, dict], study: dict[str, Any], results: Path) -> None:

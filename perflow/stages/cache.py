@@ -17,7 +17,7 @@ from perflow.core.chunks import chunked
 from perflow.core.condition import take
 from perflow.core.fields import base_field, follow
 from perflow.core.grid import each_window, stretches
-from perflow.core.rng import generator, normal
+from perflow.core.rng import generator
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
@@ -152,7 +152,7 @@ class _Work:
         image = torch.cat([torch.randint(len(latents), (1,), generator=rng) for rng in draws])
         dropped = torch.cat([torch.rand(1, generator=rng) for rng in draws]) < recipe.drop
         caption = torch.where(dropped, 0, self.data.caption[image])
-        noise = normal(latents.shape[1:], seed, "pair-noise", items.tolist()).to(self.device)
+        noise = self.teacher.noise(seed, "pair-noise", items.tolist()).to(self.device)
         t = self.windows.start(crossed[0])
         x = self.teacher.base.schedule.alpha(t) * latents[image] + self.teacher.base.schedule.sigma(t) * noise
         x = x.float()
@@ -169,7 +169,7 @@ class _Work:
         }
 
     def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
-        """The teacher's solution over window k: a base's with a solver, a student's on its own windows."""
+        """The teacher's solution over window k: a base's with a solver, a student's or a flow's on its own windows."""
         teacher, row = self.teacher, self.row
         network = teacher.says(take(self.data.conditions, caption), self.away, row.guidance)
         if row.solver == WINDOW:

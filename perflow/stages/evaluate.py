@@ -33,7 +33,7 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
     streams = _check(row, drawn, shown)
     network, about = load_extractor(row.extractor, extractor)
     wanted = labels_wanted(drawn, network.values)
-    groups = intervals.deal(drawn.prompts, row.groups)
+    groups = intervals.deal(drawn.units, row.groups)
     real, accuracy = observe_real(dataset, row.split, network)
     teachers = {stream: shown.observe(name, network, groups) for stream, name in streams.items()}
 
@@ -77,7 +77,7 @@ def _flow(drawn: Drawn, row: Evaluation) -> dict[str, Any] | None:
     if entry is None:
         return None
     tensors = artifacts.tensors_beside(drawn.path, entry, "items", *_FLOW)
-    _, prompts = np.unique(drawn.prompts[tensors["items"].numpy()], return_inverse=True)
+    _, prompts = np.unique(drawn.units[tensors["items"].numpy()], return_inverse=True)
     groups = intervals.deal(prompts, row.groups)
     found = {"edges": entry["edges"]}
     for name in _FLOW:

@@ -21,7 +21,7 @@ def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path)
     change = delta.subtract(tensors, handle.network_tensors(base))
     artifacts.write_tensors(out, change, {
         "base": {"name": row.base, "origin": parent.get("origin"), "sha256": parent["sha256"],
-                 "pipeline": PIPELINES[parent["family"]]},
+                 "pipeline": PIPELINES.get(parent["family"])},
         "student": row.student, "student_sha256": header["sha256"], "sha256": artifacts.tensor_hash(change),
         "edges": student.edges if row.windowed else None, "path": student.path, "prediction": student.prediction,
         "base_prediction": parent["prediction"], "timestep_offset": -1, "guidance": row.trial.guidance,

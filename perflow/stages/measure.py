@@ -38,6 +38,8 @@ def measure(
         raise PerflowError(
             f"{teacher}: not the samples of a base, which hold the teacher's; give those of '{row.base}'"
         )
+    if "images" not in shown.trials[INDEPENDENT]:
+        raise PerflowError(f"{teacher}: holds points on the plane, with which images cannot be compared")
     given = _read(images)
     pixels = np.stack(_decoded(images, given, shown))
     groups = intervals.deal(shown.prompts, row.groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from perflow import artifacts
 from perflow.artifacts import Spec
 from perflow.config.rows import Samples, Trial
 from perflow.core.condition import take
-from perflow.core.fields import base_field, student_field
+from perflow.core.fields import Denoiser, base_field, student_field, velocity_field
 from perflow.core.grid import each_window
 from perflow.core.solvers import SOLVERS
 from perflow.core.straightness import coordinates, curvature, endpoint_error
+from perflow.core.velocity import rk45
 from perflow.errors import PerflowError
-from perflow.images import png, tile
+from perflow.images import png, scatter, tile
 from perflow.loop import Step
 from perflow.models import handle
 from perflow.models.drawer import Drawer
@@ -27,7 +28,8 @@ _GRID = (4, 16)
 
 
 def sample(spec: Spec, model: Path, teacher: Path, prompts: Path, out: Path, device: str = "cpu") -> Iterator[Step]:
-    """Write an archive of PNGs, the latents and a grid for each trial beside ``out``, and last ``out``.
+    """Write an archive of PNGs, the latents and a grid for each trial beside ``out``, and last ``out``; of points
+    their paths and a picture.
 
     Item i belongs to prompt i // per_prompt; its noise is a function of (seed, stream, i), so trials of
     stream 0 have common noise. For a student on windows, ``flow.safetensors`` holds the straightness and
@@ -62,6 +64,8 @@ def read_prompts(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _write_trial(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
+    if not hasattr(drawer.model.base, "decode"):
+        return _write_points(folder, trial, drawer)
     latents = drawer.draw(trial, drawer.noise(trial.stream))
     if not bool(torch.isfinite(latents).all()):
         raise PerflowError(f"{drawer.model.name} {trial.name}: samples are not finite; the model or solver diverged")
@@ -78,6 +82,22 @@ def _write_trial(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
     return trial.model_dump(exclude={"name"}) | entries
 
 
+def _write_points(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
+    """Points instead of images: their paths, and a picture of where they end."""
+    paths, calls = drawer.trace(trial, drawer.noise(trial.stream))
+    if not bool(torch.isfinite(paths).all()):
+        raise PerflowError(f"{drawer.model.name} {trial.name}: samples are not finite; the model or solver diverged")
+    latents, grid = folder / f"{trial.name}.safetensors", folder / f"{trial.name}.png"
+    tensors = {"latents": paths[:, -1].contiguous(), "paths": paths, "evaluations": calls}
+    artifacts.write_tensors(latents, tensors, {"model": drawer.model.sha256, **trial.model_dump()})
+    with artifacts.atomic(grid) as temporary:
+        temporary.write_bytes(png(scatter(paths[:, -1].cpu().numpy())))
+    entries = {kind: {"file": path.name, "sha256": artifacts.sha256_file(path)}
+               for kind, path in (("latents", latents), ("grid", grid))}  # fmt: skip
+    cost = {"steps": trial.steps or paths.shape[1] - 1, "nfe": round(float(calls.double().mean()))}
+    return trial.model_dump(exclude={"name"}) | cost | entries
+
+
 @torch.inference_mode()
 def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Model, spec: Spec) -> dict[str, Any]:
     """Per item and window: straightness of the student and of the teacher from the student's own states, and
@@ -88,10 +108,7 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     chosen = torch.arange(0, drawer.items, every)[: recipe.items]
     conditions, null = take(drawer.conditions, chosen), drawer.away(chosen)
     scales = each_window(guidance, len(flow.windows))
-    teach = base_field(
-        teacher.says(conditions, null, row.sampling.teacher.guidance),
-        teacher.base.schedule, teacher.base.prediction,
-    )  # fmt: skip
+    teach = _exact(teacher, teacher.says(conditions, null, row.sampling.teacher.guidance), recipe.solver)
     positions = [j / recipe.substeps for j in range(recipe.substeps + 1)]
     per = -(-recipe.solver_steps // (len(flow.windows) * recipe.substeps))
     x, columns = drawer.noise(0)[chosen], {"straightness": [], "teacher_straightness": [], "endpoint_error": []}
@@ -101,7 +118,7 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
         for u_from, u_to in zip(positions, positions[1:], strict=False):
             own.append(flow.step(own[-1], says(own[-1], k, u_from), k, u_from, u_to))
             times = flow.time(k, torch.linspace(u_from, u_to, per + 1, dtype=torch.float64)).tolist()
-            exact.append(SOLVERS[recipe.solver](teach, exact[-1], times, flow.schedule))
+            exact.append(teach(exact[-1], times))
         end = flow.step(x, says(x, k, 0.0), k, 0.0, 1.0)
         columns["straightness"].append(curvature(*coordinates(own, flow, k, positions)))
         columns["teacher_straightness"].append(curvature(*coordinates(exact, flow, k, positions)))
@@ -112,3 +129,15 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     artifacts.write_tensors(path, tensors | {"items": chosen}, {"spec": spec.hash})
     return {"file": path.name, "sha256": artifacts.sha256_file(path), "edges": list(flow.windows.edges),
             "path": flow.path, "guidance": guidance}  # fmt: skip
+
+
+def _exact(
+    teacher: handle.Model, network: Denoiser, solver: str
+) -> Callable[[torch.Tensor, list[float]], torch.Tensor]:
+    """The teacher's solution: (x [B, ...], falling times) -> x at the last of them."""
+    base = teacher.base
+    if teacher.flow is not None:  # solved between the two ends by steps of its own
+        velocity = velocity_field(network, teacher.flow, 0)
+        return lambda x, times: rk45(velocity, x, times[0], times[-1]).end
+    field = base_field(network, base.schedule, base.prediction)
+    return lambda x, times: SOLVERS[solver](field, x, times, base.schedule)

@@ -47,7 +47,7 @@ MISTAKES = [
     ("students.distilled.method", "consistency", ["students.distilled.prediction", "consistency needs ddim_eps"]),
     ("students.perflow.trials.guidance", -1.0, ["students.perflow.trials.guidance", "greater than or equal to 0"]),
     ("students.perflow.trials.guidance", [4.0, -1.0], ["students.perflow.trials.guidance", "-1.0"]),
-    ("students.distilled.trials.solvers", ["window", "ddim"], ["ddim reads what a base says", "[window]"]),
+    ("students.distilled.trials.solvers", ["window", "ddim"], ["ddim reads what a base says", "[window, rk45]"]),
     ("pairs.fixed.solver", "window", ["pairs.fixed.solver", "no solver 'window'", "ddim, dpmpp_2m, heun"]),
     ("pairs.fixed.solver", "rk45", ["pairs.fixed.solver", "no solver 'rk45'", "ddim, dpmpp_2m, heun"]),
     ("pairs.fixed.starts", "noise", ["pairs.fixed.starts", "'data', 'trajectory' or 'mixture'"]),

@@ -122,7 +122,8 @@ def dataset_of_base(wildcards):
 
 def verb_of_base(wildcards):
     """What makes a base."""
-    return "prepare" if hasattr(STUDY.bases[wildcards.base], "source") else "base"
+    row = STUDY.bases[wildcards.base]
+    return "prepare" if hasattr(row, "source") else "rectify" if hasattr(row, "interpolation") else "base"
 
 
 def checkpoint_of_base(wildcards):
