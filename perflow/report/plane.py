@@ -84,12 +84,12 @@ def _paths(report: Report, model: Model, trial: str) -> numpy.ndarray:
 
 def _real(report: Report, base: str) -> numpy.ndarray:
     """Real points [N, 2] of a base's data set, those that samples are measured with."""
+    dataset = report.study["settings"]["bases"][base]["dataset"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a library, about notebooks: nothing a reader can act on
         from perflow.datasets import store
 
-    dataset = report.study["settings"]["bases"][base]["dataset"]
-    return store.items(store.load(report.results.parent / "data" / dataset / "manifest.json", "reference"))
+        return store.items(store.load(report.results.parent / "data" / dataset / "manifest.json", "reference"))
 
 
 def _square(axes: Axes, reach: float) -> None:
