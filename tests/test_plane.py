@@ -9,6 +9,7 @@ import torch
 from perflow import artifacts, config, record, report
 from perflow.config.load import load_params
 from perflow.config.rows import Trial
+from perflow.config.study import TABLES
 from perflow.core.fields import velocity_field
 from perflow.core.velocity import rk45
 from perflow.errors import PerflowError
@@ -16,14 +17,17 @@ from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.pairs import PairCache
 from perflow.stages.cache import cache
+from perflow.stages.encode import encode
 from perflow.stages.evaluate import evaluate
 from perflow.stages.export import export
 from perflow.stages.extractor import extractor
 from perflow.stages.fetch import fetch
+from perflow.stages.prompts import prompts
 from perflow.stages.rectify import rectify
 from perflow.stages.sample import sample
 from perflow.stages.train import train
 from tests.conftest import ROOT, dump_params
+from tests.digits import fetch_digits
 from tests.stages.conftest import Study, finish
 
 FEW = {"steps": 30, "batch": 32, "lr": 4e-3, "ema": 0.9}
@@ -57,22 +61,31 @@ def made(tmp_path_factory):
     (home / "params.yaml").write_text(dump_params(params()))
     made = Study(config.load(home / "params.yaml"), home)
     config.write_specs(made.study, home)
-    for base in ("transfer", "ring-vp"):
-        row = made.study.bases[base]
-        manifest = home / "data" / row.dataset / "manifest.json"
-        fetch(made.spec("datasets", row.dataset), manifest)
-        finish(rectify(made.spec("bases", base), manifest, made.handle(base), made.state(base)))
+    for name in made.study.splits:
+        finish(fetch(made.spec("splits", name), split(made, name), made.state(name)))
+    for name in made.study.prompts:
+        prompts(made.spec("prompts", name), made.path("results/prompts", name, "manifest.json"))
+    for name, row in made.study.bases.items():
+        points = split(made, f"{row.dataset}-base")
+        finish(rectify(made.spec("bases", name), points, made.handle(name), made.state(name)))
+        finish(encode(made.spec("latents", name), made.handle(name), points, made.latents(name)))
     for student in (REFLOW, PERFLOW):
         teach(made, student, home / "results")
-    finish(extractor(made.spec("extractors", "coordinates"), manifest, home / "e.safetensors", made.state("e")))
+    finish(extractor(
+        made.spec("extractors", "coordinates"), split(made, "ring-extractor"), home / "e.safetensors", made.state("e")
+    ))  # fmt: skip
     return made
+
+
+def split(made, name):
+    return made.path("data", name, "manifest.json")
 
 
 def teach(made, student, results):
     """A student, its pairs and its handle below ``results``."""
-    row, manifest = made.study.students[student], made.path("data/flipped/manifest.json")
+    row = made.study.students[student]
     pairs, folder = results / "pairs" / row.pairs / "manifest.json", results / "students" / student
-    finish(cache(made.spec("pairs", row.pairs), made.handle("transfer"), manifest, pairs))
+    finish(cache(made.spec("pairs", row.pairs), made.handle("transfer"), made.latents("transfer"), pairs))
     weights = folder / "ema.safetensors"
     finish(train(made.spec("students", student), made.handle("transfer"), pairs, weights, folder / "state"))
     shutil.rmtree(folder / "state")
@@ -86,14 +99,14 @@ def draw(made, model, out):
     row = made.study.samples[model]
     finish(sample(
         made.spec("samples", model), made.handle(model), made.handle(row.base),
-        made.path("data", row.dataset, "manifest.json"), out / "manifest.json",
+        made.path("results/prompts", row.prompts, "manifest.json"), out / "manifest.json",
     ))  # fmt: skip
     return artifacts.read_json(out / "manifest.json")
 
 
 def test_the_same_command_twice_gives_the_same_bytes(made, tmp_path):
     again = tmp_path / "model.json"
-    finish(rectify(made.spec("bases", "transfer"), made.path("data/flipped/manifest.json"), again, tmp_path / "state"))
+    finish(rectify(made.spec("bases", "transfer"), split(made, "flipped-base"), again, tmp_path / "state"))
     assert again.read_bytes() == made.handle("transfer").read_bytes()
     teach(made, PERFLOW, tmp_path)
     for name in ("pairs/transfer-first-k2/manifest.json", f"students/{PERFLOW}/ema.safetensors"):
@@ -107,12 +120,13 @@ def test_the_same_command_twice_gives_the_same_bytes(made, tmp_path):
 def test_pairs_start_where_the_flow_starts_and_end_where_it_ends(made):
     model = handle.load(made.handle("transfer"))
     whole = PairCache.load(made.pairs("transfer-first-k1"))
-    assert torch.equal(whole.start, model.noise(made.study.seed, "pair-noise", range(24)))
+    pairs = whole.batch(torch.arange(24))
+    assert torch.equal(pairs.start, model.noise(made.study.seed, "pair-noise", range(24)))
     velocity = velocity_field(lambda x, t: model.unet(x, t), model.flow, 0)
-    x = whole.start
+    x = pairs.start
     for step in range(8):
         x = x - velocity(x, torch.full((24,), 1 - step / 8, dtype=torch.float64)) / 8
-    torch.testing.assert_close(whole.end, x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pairs.end, x, rtol=1e-4, atol=1e-4)
 
 
 def test_points_are_measured_with_their_paths(made, tmp_path):
@@ -122,7 +136,7 @@ def test_points_are_measured_with_their_paths(made, tmp_path):
     assert "images" not in manifest["trials"]["teacher"]
     finish(evaluate(
         made.spec("evaluations", REFLOW), tmp_path / "reflow/manifest.json", tmp_path / "transfer/manifest.json",
-        made.path("data/flipped/manifest.json"), made.path("e.safetensors"), tmp_path / "metrics.json",
+        split(made, "flipped-reference"), made.path("e.safetensors"), tmp_path / "metrics.json",
     ))  # fmt: skip
     trials = artifacts.read_json(tmp_path / "metrics.json")["trials"]
     for name, trial in trials.items():
@@ -160,9 +174,7 @@ def test_a_step_of_the_reverse_sde_has_noise_of_its_item(made):
 
 
 def test_a_flow_is_not_trained_on_images(made, tmp_path, root):
-    tiny = config.load(root / "workflow/studies/tiny.yaml")
-    config.write_specs(tiny, tmp_path)
-    fetch(artifacts.read_spec(tmp_path / "results/specs/datasets/digits.json"), tmp_path / "manifest.json")
+    fetch_digits(tmp_path / "manifest.json", {"base": 4})
     with pytest.raises(PerflowError, match="holds images"):
         finish(rectify(made.spec("bases", "transfer"), tmp_path / "manifest.json", tmp_path / "m.json", tmp_path))
 
@@ -175,10 +187,10 @@ def test_the_guarantees_are_reported(made, root):
     for model, row in made.study.evaluations.items():
         finish(evaluate(
             made.spec("evaluations", model), results / "samples" / model / "manifest.json",
-            results / "samples" / row.base / "manifest.json", made.path("data", row.dataset, "manifest.json"),
+            results / "samples" / row.base / "manifest.json", split(made, f"{row.dataset}-reference"),
             made.path("e.safetensors"), results / "metrics" / f"{model}.json",
         ))  # fmt: skip
-    for table in ("bases", "extractors", "pairs", "students", "samples", "evaluations"):
+    for table in TABLES:
         for name in getattr(made.study, table):
             record.write(made.home / config.places.record(table, name), "spec", {}, [])
     (results / "extractors/coordinates/curve.jsonl").write_text("")

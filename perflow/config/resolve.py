@@ -75,6 +75,8 @@ def _resolve(params: rows.Params, text: str) -> Study:
                 f"evaluation.metrics: {metric} needs an extractor of kind {CLASSIFIER};"
                 f" '{params.evaluation.extractor}' ({kind}) reads no attributes"
             )
+        if "paths" in NEEDS.get(metric, ()) and not all(isinstance(base, rows.Flow) for base in params.bases.values()):
+            raise PerflowError(f"evaluation.metrics: {metric} is of points; a base of images has no paths on the plane")
         if "prompts" in NEEDS.get(metric, ()) and params.sampling.prompts == 1:
             raise PerflowError(f"evaluation.metrics: {metric} needs several prompts; sampling.prompts is 1")
     for base in params.bases.values():

@@ -17,6 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from perflow import artifacts
+from perflow.config.splits import split_row
 from perflow.core import SDE, WINDOW
 from perflow.report.data import Report
 from perflow.report.drawing import DARK, GREY, colour, style
@@ -84,12 +85,13 @@ def _paths(report: Report, model: Model, trial: str) -> numpy.ndarray:
 
 def _real(report: Report, base: str) -> numpy.ndarray:
     """Real points [N, 2] of a base's data set, those that samples are measured with."""
+    split, settings = report.study["settings"]["evaluation"]["split"], report.study["settings"]["bases"][base]
+    manifest = report.results.parent / "data" / split_row(settings["dataset"], split) / "manifest.json"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a library, about notebooks: nothing a reader can act on
         from perflow.datasets import store
 
-    dataset = report.study["settings"]["bases"][base]["dataset"]
-    return store.items(store.load(report.results.parent / "data" / dataset / "manifest.json", "reference"))
+        return store.items(store.load(manifest, split))
 
 
 def _square(axes: Axes, reach: float) -> None:

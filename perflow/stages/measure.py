@@ -57,7 +57,7 @@ def measure(
 
     network, about = load_extractor(row.extractor, extractor)
     wanted = labels_wanted(shown, network.values) if same_prompts else {}
-    there = {"prompts": same_prompts, "attributes": bool(network.values), "latents": False}
+    there = {"prompts": same_prompts, "attributes": bool(network.values), "latents": False, "paths": False}
     left_out = {
         metric: f"needs {_WORDS[absent[0]]}"
         for metric in row.metrics
@@ -85,6 +85,7 @@ _WORDS = {
     "prompts": "to know each image's prompt (--same-prompts)",
     "attributes": "an extractor that reads the prompts' attributes",
     "latents": "latents from the teacher's noise",
+    "paths": "the paths of points on the plane",
 }
 
 

@@ -57,6 +57,12 @@ def test_what_a_flow_cannot_be_is_one_line(params, write_params, place, value, s
     assert "\n" not in str(error.value)
 
 
+def test_images_have_no_paths(tiny_params, write_params):
+    tiny_params["evaluation"]["metrics"].append("crossing")
+    with pytest.raises(PerflowError, match="crossing is of points"):
+        config.load(write_params(tiny_params))
+
+
 def test_rk45_needs_a_velocity(tiny_params, write_params):
     tiny_params["students"]["perflow"]["trials"]["solvers"] = ["rk45"]
     with pytest.raises(PerflowError, match="rk45 reads a velocity; got prediction 'ddim_eps'"):
