@@ -29,6 +29,8 @@ class Stage(NamedTuple):
     beside: Callable[[Path], list[Path]] = lambda out: []
     """What the stage writes beside ``--out``, from its path."""
     cost: Callable[[Path], Path] = lambda out: out.with_name("cost.json")
+    optional: dict[str, str] = {}
+    """Options of inputs that only some rows have."""
 
 
 def _curve(out: Path) -> list[Path]:
@@ -49,6 +51,7 @@ STAGES = {
     "cache": Stage(
         "Let the teacher solve windows and keep their two ends (resumes shard by shard).",
         {"teacher": _HANDLE.format("teacher"), "dataset": _DATASET},
+        optional={"student": _HANDLE.format("student at whose own states windows start")},
     ),
     "train": Stage(
         "Teach a student from window pairs (resumes to the same bytes).",
@@ -64,6 +67,8 @@ STAGES = {
         "Draw all trials of a row, or one prompt into a PNG.",
         {"model": _HANDLE.format("model"), "teacher": _HANDLE.format("base that counts as teacher"),
          "dataset": "Manifest of the data set the prompts come from."},
+        optional={"extractor": "The feature network by which spacings are searched for.",
+         "pairs": "Manifest of the pairs whose starts are compared with the student's own states."},
     ),
     "evaluate": Stage(
         "Compute every metric of a model's trials, with intervals.",
@@ -83,6 +88,7 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
             click.option(f"--{name}", type=FILE, required=required, help=text)
             for name, text in STAGES[verb].inputs.items()
         ),
+        *(click.option(f"--{name}", type=FILE, help=text) for name, text in STAGES[verb].optional.items()),
         click.option("--out", type=FILE, required=True, help="What is written; complete or absent."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
         click.option("--log", type=FILE, help="Also append progress to this file."),
@@ -97,8 +103,9 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
     return decorate
 
 
-def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_run: bool, **inputs: Path) -> None:
+def _run(verb: str, spec: Path, out: Path, device: str, log: Path | None, dry_run: bool, **given: Path) -> None:
     """One stage under ``running.run``; the cost is the last thing it writes."""
+    inputs = {name: path for name, path in given.items() if path is not None}
     if dry_run:
         click.echo(json.dumps(artifacts.read_spec(spec)._asdict(), indent=1, ensure_ascii=False))
         return

@@ -15,7 +15,7 @@ from perflow.config.rows import Pairs
 from perflow.core import WINDOW, guidance
 from perflow.core.chunks import chunked
 from perflow.core.fields import base_field, follow
-from perflow.core.grid import stretches
+from perflow.core.grid import WindowStep, each_window, stretches
 from perflow.core.rng import generator, normal
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.core.windows import Windows
@@ -28,23 +28,31 @@ _CHUNK = 128
 
 
 def cache(
-    spec: Spec, teacher: Path, dataset: Path, out: Path, device: str = "cpu", shard_items: int = 1024
+    spec: Spec,
+    teacher: Path,
+    dataset: Path,
+    out: Path,
+    device: str = "cpu",
+    shard_items: int = 1024,
+    student: Path | None = None,
 ) -> Generator[Step, None, dict[str, int]]:
     """Write shards beside ``out`` and last ``out``, the manifest of the pairs.
 
     An item is a window (``starts: data``: noised real latents, PeRFlow eq. 3) or a trajectory through all
     windows (``starts: trajectory``); of a ``mixture`` the first half of each window's pairs are of trajectories.
+    With ``starts: student`` the windows of an item start where the model ``student`` comes by on its own way.
     Everything about item i is a function of (seed, i), so neither chunks nor shards nor an interruption
     change its bytes. A sound shard of this spec is kept.
     """
     row = Pairs.model_validate(spec.row)
-    work = _Work.load(spec, row, teacher, dataset, device)
+    work = _Work.load(spec, row, teacher, dataset, device, student)
     folder = out.parent
     entries = []
     shards = work.shards(shard_items)
     for index, (items, crossed) in enumerate(shards):
         path = folder / pairs.shard_name(index)
         header = {"spec": spec.hash, "teacher": work.teacher.sha256, "items": [int(items[0]), int(items[-1])]}
+        header |= {"student": work.student.sha256} if work.student else {}
         if not _sound(path, header):
             tensors = work.solve(items, crossed)
             artifacts.write_tensors(path, tensors, header | {"sha256": artifacts.tensor_hash(tensors)})
@@ -62,7 +70,7 @@ def cache(
         "shards": entries,
         "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},
     })  # fmt: skip
-    return {"teacher_evaluations": work.evaluations}
+    return {"teacher_evaluations": work.evaluations} | ({"student_passes": work.passes} if work.student else {})
 
 
 def _sound(path: Path, header: dict) -> bool:
@@ -89,10 +97,16 @@ class _Work:
     conditions: Tensor
     windows: Windows
     device: str
+    student: handle.Model | None
+    """Whose own states windows start at."""
 
     @classmethod
-    def load(cls, spec: Spec, row: Pairs, teacher: Path, dataset: Path, device: str) -> _Work:
+    def load(cls, spec: Spec, row: Pairs, teacher: Path, dataset: Path, device: str, student: Path | None) -> _Work:
         model = handle.load(teacher, device)
+        if (row.student is None) != (student is None):
+            raise PerflowError(
+                f"{spec.name}: starts: {row.starts}, with {'no' if row.student else 'a'} --student given"
+            )
         data = store.load(dataset, "base")
         texts = data["text"]
         captions = ["", *sorted(set(texts))]
@@ -100,7 +114,7 @@ class _Work:
         return cls(
             spec, row, model, model.base.encode(store.images(data)), captions,
             torch.tensor([number[text] for text in texts]), model.base.embed(captions), Windows(tuple(row.edges)),
-            device,
+            device, handle.load(student, device) if student else None,
         )  # fmt: skip
 
     @property
@@ -122,7 +136,7 @@ class _Work:
     def shards(self, size: int) -> list[tuple[Tensor, range]]:
         """Consecutive items of each shard, and the windows that each of them crosses."""
         each, every = self._per_window, range(len(self.windows))
-        whole = {"data": 0, "mixture": -(-each // 2), "trajectory": each}[self.row.starts]
+        whole = {"data": 0, "mixture": -(-each // 2)}.get(self.row.starts, each)
         blocks = [(torch.arange(whole), every)]
         for k in every:
             blocks.append((torch.arange(each - whole) + whole + k * (each - whole), range(k, k + 1)))
@@ -137,6 +151,13 @@ class _Work:
         dropped = torch.cat([torch.rand(1, generator=rng) for rng in draws]) < recipe.drop
         caption = torch.where(dropped, 0, self.caption_of[image])
         noise = normal(self.latents.shape[1:], seed, "pair-noise", items.tolist()).to(self.device)
+        if self.student is not None:
+            starts = self._states(noise, caption.to(self.device))
+            ends = [
+                chunked(lambda x, c, k=k: self._cross(x, c, k), _CHUNK, starts[k], caption.to(self.device))
+                for k in crossed
+            ]
+            return _pairs(starts, ends, crossed, caption)
         t = self.windows.start(crossed[0])
         x = self.teacher.base.schedule.alpha(t) * self.latents[image] + self.teacher.base.schedule.sigma(t) * noise
         x = x.float()
@@ -144,13 +165,32 @@ class _Work:
         for k in crossed:
             x = chunked(lambda x, c, k=k: self._cross(x, c, k), _CHUNK, x, caption.to(self.device))
             nodes.append(x)
-        windows = torch.tensor(crossed, dtype=torch.int32).repeat_interleave(len(items))
-        return {
-            "start": torch.cat(nodes[:-1]),
-            "end": torch.cat(nodes[1:]),
-            "k": windows,
-            "caption": caption.int().repeat(len(crossed)),
-        }
+        return _pairs(nodes[:-1], nodes[1:], crossed, caption)
+
+    @property
+    def passes(self) -> int:
+        """Calls of the student's network for the states that windows start at."""
+        own = len(self.student.flow.windows)
+        scales = each_window(self.student.trial["guidance"], own)
+        return self._per_window * sum(guidance.nfe(scales[k]) for k in range(own - 1))
+
+    def _states(self, noise: Tensor, caption: Tensor) -> list[Tensor]:
+        """Where the student, drawn from noise as it is meant to be, one step a window, comes by at every start."""
+        student, flow = self.student, self.student.flow
+        network, own = student.base.network(student.unet), len(flow.windows)
+        scales = each_window(student.trial["guidance"], own)
+        states = [noise]
+        for steps in stretches(flow.windows.edges, own, self.row.edges)[:-1]:
+            x = states[-1]
+            for step in steps:
+
+                def walk(x: Tensor, c: Tensor, step: WindowStep = step) -> Tensor:
+                    field = guidance.guided(network, self.conditions[c], self.conditions[:1], scales[step.k])
+                    return follow(field, flow, x, [step])
+
+                x = chunked(walk, _CHUNK, x, caption)
+            states.append(x)
+        return states
 
     def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
         """The teacher's solution over window k: a base's with a solver, a student's on its own windows."""
@@ -164,3 +204,13 @@ class _Work:
         field = base_field(network, teacher.base.schedule, teacher.base.prediction)
         times = torch.linspace(0, 1, row.window_steps + 1, dtype=torch.float64)
         return SOLVERS[row.solver](field, x, self.windows.time(k, times).tolist(), teacher.base.schedule)
+
+
+def _pairs(starts: list[Tensor], ends: list[Tensor], crossed: range, caption: Tensor) -> dict[str, Tensor]:
+    """A shard of the pairs of some items, window by window."""
+    return {
+        "start": torch.cat(starts),
+        "end": torch.cat(ends),
+        "k": torch.tensor(crossed, dtype=torch.int32).repeat_interleave(len(caption)),
+        "caption": caption.int().repeat(len(crossed)),
+    }

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Generator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from perflow import artifacts
 from perflow.artifacts import Spec
+from perflow.config.resolve import reference
 from perflow.config.rows import Samples, Trial
-from perflow.core.fields import base_field, student_field
-from perflow.core.grid import each_window
+from perflow.core import BEST
+from perflow.core.chunks import chunked
+from perflow.core.fields import base_field, follow, student_field
+from perflow.core.grid import WindowStep, each_window
 from perflow.core.guidance import guided
+from perflow.core.rng import normal
 from perflow.core.solvers import SOLVERS
 from perflow.core.straightness import coordinates, curvature, endpoint_error
 from perflow.datasets import store
@@ -21,48 +27,79 @@ from perflow.errors import PerflowError
 from perflow.images import png, tile
 from perflow.loop import Step
 from perflow.models import handle
-from perflow.models.drawer import Drawer
+from perflow.models.drawer import CHUNK, Drawer
+from perflow.pairs import PairCache
 
 _GRID = (4, 16)
 """Rows and columns of a trial's picture."""
 
 
-def sample(spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, device: str = "cpu") -> Iterator[Step]:
+def sample(
+    spec: Spec, model: Path, teacher: Path, dataset: Path, out: Path, device: str = "cpu",
+    extractor: Path | None = None, pairs: Path | None = None,
+) -> Generator[Step, None, dict[str, int]]:  # fmt: skip
     """Write an archive of PNGs, the latents and a grid for each trial beside ``out``, and last ``out``.
 
     Item i belongs to prompt i // per_prompt; its noise is a function of (seed, stream, i), so trials of
     stream 0 have common noise. For a student on windows, ``flow.safetensors`` holds the straightness and
-    end-point error of each item in each window, on the student's own path.
+    end-point error of each item in each window, on the student's own path. Where a row searches for spacings,
+    ``extractor`` is the feature network that tells candidates apart; the manifest holds what was found.
     """
     row = Samples.model_validate(spec.row)
     prompts = choose_prompts(dataset, row.sampling.split, row.sampling.prompts)
     drawer = Drawer.load(model, device, [prompt["text"] for prompt in prompts], row.sampling.per_prompt, spec.seed)
+    search = _search(spec, row, prompts, model, teacher, dataset, extractor, device)
     total, trials = len(row.trials) + row.windowed, {}
     for i, trial in enumerate(row.trials):
-        trials[trial.name] = _write_trial(out.parent, trial, drawer)
+        trial, found = search.best(trial) if search and trial.spacing == BEST else (trial, None)
+        trials[trial.name] = _write_trial(out.parent, trial, drawer) | ({"searched": found} if found else {})
         yield Step(trial.name, i + 1, total)
     flow = None
     if row.windowed:
         flow = _write_flow(out.parent, row, drawer, handle.load(teacher, device), spec)
+        if row.pairs is not None:
+            flow |= {"starts": _write_starts(out.parent, row, drawer, pairs, spec)}
         yield Step("flow", total, total)
     artifacts.write_json(out, {
         "spec": spec.hash, "model": row.model, "model_sha256": drawer.model.sha256, "base": row.base,
         "prompts": prompts, "per_prompt": row.sampling.per_prompt, "trials": trials, "flow": flow,
     })  # fmt: skip
+    found = [entry["searched"]["evaluations"] for entry in trials.values() if "searched" in entry]
+    return {"search_evaluations": sum(found)} if found else {}
 
 
-def choose_prompts(dataset: Path, split: str, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` different captions of a split, with what they specify."""
+def _search(
+    spec: Spec, row: Samples, shown: list[dict[str, Any]], model: Path, teacher: Path, dataset: Path,
+    extractor: Path | None, device: str,
+) -> Any:  # fmt: skip
+    """What finds the spacings that the row leaves open, on captions of the base's own split that are not shown."""
+    if row.extractor is None:
+        return None
+    if extractor is None:
+        raise PerflowError(f"{spec.name}: searches for spacings, for which it needs an --extractor; none given")
+    recipe, texts = row.sampling.search, {prompt["text"] for prompt in shown}
+    prompts = choose_prompts(dataset, "base", recipe.prompts, texts, "sampling.search.prompts")
+    references = {trial.teacher: reference(row.sampling.teacher, trial.teacher) for trial in row.trials}
+    captions = [prompt["text"] for prompt in prompts]
+    search = resolve_name("perflow.search:Search")  # by name: rows without it do not depend on its code
+    return search.load(recipe, captions, model, teacher, references, (row.extractor, extractor), device, spec.seed)
+
+
+def choose_prompts(
+    dataset: Path, split: str, count: int, without: Container[str] = (), place: str = "sampling.prompts"
+) -> list[dict[str, Any]]:
+    """The first ``count`` different captions of a split, with what they specify; none of ``without``."""
     data = store.load(dataset, split)
     attributes = store.manifest(dataset)["attributes"]
     columns = {name: data[name] for name in ("text", *attributes)}
     chosen: dict[str, dict[str, Any]] = {}
     for i, text in enumerate(columns["text"]):
-        chosen.setdefault(text, {name: values[i] for name, values in columns.items()})
+        if text not in without:
+            chosen.setdefault(text, {name: values[i] for name, values in columns.items()})
         if len(chosen) == count:
             return list(chosen.values())
     raise PerflowError(
-        f"sampling.prompts: {count} different captions asked for, the split '{split}' of {dataset} has {len(chosen)}"
+        f"{place}: {count} different captions asked for, the split '{split}' of {dataset} has {len(chosen)}"
     )
 
 
@@ -88,13 +125,14 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     """Per item and window: straightness of the student and of the teacher from the student's own states, and
     how far one step of the student ends from the teacher's end."""
     recipe, flow = row.sampling.flow, drawer.model.flow
-    guidance = next(trial.guidance for trial in row.trials if trial.scheduler is None)
+    first = next(trial for trial in row.trials if trial.scheduler is None)
+    guidance, shown = first.guidance, row.sampling.teacher.guidance if first.teacher is None else first.teacher
     every = max(1, drawer.items // recipe.items)
     chosen = torch.arange(0, drawer.items, every)[: recipe.items]
     conditions = drawer.conditions[chosen]
     scales, network = each_window(guidance, len(flow.windows)), drawer.model.base.network(drawer.model.unet)
     teach = base_field(
-        guided(teacher.base.network(), conditions, drawer.null, row.sampling.teacher.guidance),
+        guided(teacher.base.network(), conditions, drawer.null, shown),
         teacher.base.schedule, teacher.base.prediction,
     )  # fmt: skip
     positions = [j / recipe.substeps for j in range(recipe.substeps + 1)]
@@ -117,3 +155,34 @@ def _write_flow(folder: Path, row: Samples, drawer: Drawer, teacher: handle.Mode
     artifacts.write_tensors(path, tensors | {"items": chosen}, {"spec": spec.hash})
     return {"file": path.name, "sha256": artifacts.sha256_file(path), "edges": list(flow.windows.edges),
             "path": flow.path, "guidance": guidance}  # fmt: skip
+
+
+@torch.inference_mode()
+def _write_starts(folder: Path, row: Samples, drawer: Drawer, pairs: Path | None, spec: Spec) -> dict[str, Any]:
+    """As many starts of each window as the student learnt from, and its own states there: ``taught`` and ``own``,
+    [n, K, *latent]. Its own are drawn from new noise, one step a window, for captions of the first window's pairs."""
+    if pairs is None:
+        raise PerflowError(f"{spec.name}: compares starts, for which it needs its --pairs; none given")
+    cache, flow, count = PairCache.load(pairs, drawer.device), drawer.model.flow, row.sampling.flow.starts
+    first = next(trial for trial in row.trials if trial.scheduler is None)
+    scales = each_window(first.guidance, len(flow.windows))
+    network = drawer.model.base.network(drawer.model.unet)
+    noise = normal(drawer.model.base.latent_shape, spec.seed, "starts", range(count)).to(drawer.device)
+    own, taught = [noise], []
+    for k, step in enumerate(flow.windows.steps(len(flow.windows))):
+        there = torch.nonzero(cache.k == k).flatten()
+        if len(there) < count:
+            raise PerflowError(f"sampling.flow.starts: {count}, but window {k} has {len(there)} pairs in {pairs}")
+        chosen = there[torch.arange(count, device=there.device) * (len(there) // count)]
+        taught.append(cache.start[chosen])
+        if k == 0:
+            conditions = cache.conditions[cache.caption[chosen].long()]
+
+        def cross(x: Tensor, c: Tensor, step: WindowStep = step) -> Tensor:
+            return follow(guided(network, c, drawer.null, scales[step.k]), flow, x, [step])
+
+        own.append(chunked(cross, CHUNK, own[-1], conditions))
+    path = folder / "starts.safetensors"
+    tensors = {"own": torch.stack(own[:-1], dim=1), "taught": torch.stack(taught, dim=1)}
+    artifacts.write_tensors(path, tensors, {"spec": spec.hash})
+    return {"file": path.name, "sha256": artifacts.sha256_file(path)}

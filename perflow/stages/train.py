@@ -18,7 +18,7 @@ from perflow.core.rng import generator
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
 from perflow.loop import Loop, Step
-from perflow.models import handle
+from perflow.models import handle, low_rank
 from perflow.pairs import PairCache
 
 
@@ -40,6 +40,8 @@ def train(
     )
     method = methods.make(row.method)
     unet = copy.deepcopy(model.unet).requires_grad_(True)
+    if row.rank is not None:
+        low_rank.insert(unet, row.rank, generator(spec.seed, "train-rank", row.seed))
     loop = Loop(unet, row.training, state, "train", device)
     target = Learner(model.base.network(loop.ema), flow)
 
@@ -49,7 +51,7 @@ def train(
         return method.loss(Learner(model.base.network(network), flow), target, batch, rng)
 
     yield from loop.run(loss)
-    weights = loop.ema.state_dict()
+    weights = low_rank.merged(loop.ema)
     header = {
         "spec": spec.hash, "base": {"name": row.base, "sha256": model.base_sha256}, "steps": row.training.steps,
         "pairs": artifacts.sha256_file(pairs), "sha256": artifacts.tensor_hash(weights),

@@ -4,6 +4,7 @@ rule cache:
         spec="results/specs/pairs/{pairs}.json",
         teacher=teacher_of_pairs,
         dataset=dataset_of_pairs,
+        student=student_of_pairs,
     output:
         manifest="results/pairs/{pairs}/manifest.json",
         cost="results/pairs/{pairs}/cost.json",
@@ -13,6 +14,8 @@ rule cache:
     threads: 1
     resources:
         gpu=GPU,
+    params:
+        more=lambda wildcards, input: given("--student", input.student),
     shell:
         "perflow cache --spec {input.spec:q} --teacher {input.teacher:q}"
-        " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"
+        " --dataset {input.dataset:q} {params.more:q} --out {output.manifest:q} --log {log:q}"

@@ -108,6 +108,12 @@ def teacher_of_pairs(wildcards):
     return handle(row.teacher or row.base)
 
 
+def student_of_pairs(wildcards):
+    """Handle of the student at whose own states windows start, if pairs have one."""
+    row = STUDY.pairs[wildcards.pairs]
+    return handle(row.student) if row.student else []
+
+
 def start_of_student(wildcards):
     """Handle of the model a student starts from: its base, or another student."""
     row = STUDY.students[wildcards.student]
@@ -137,6 +143,23 @@ def base_of_model(wildcards):
 def teacher_samples_of(wildcards):
     """Manifest of the samples that hold the teacher's."""
     return f"results/samples/{STUDY.samples[wildcards.model].base}/manifest.json"
+
+
+def extractor_of_search(wildcards):
+    """The feature network by which the spacings of a model's trials are searched for, if any is."""
+    name = STUDY.samples[wildcards.model].extractor
+    return f"results/extractors/{name}/extractor.safetensors" if name else []
+
+
+def pairs_of_samples(wildcards):
+    """Manifest of the pairs whose starts are compared with a student's own states, if they are."""
+    name = STUDY.samples[wildcards.model].pairs
+    return f"results/pairs/{name}/manifest.json" if name else []
+
+
+def given(option, files):
+    """An option of the command line where there is a file for it."""
+    return [option, str(files)] if files else []
 
 
 def extractor_of(wildcards):

@@ -5,6 +5,8 @@ rule sample:
         model=handle_of_model,
         teacher=base_of_model,
         dataset=dataset_of_samples,
+        extractor=extractor_of_search,
+        pairs=pairs_of_samples,
     output:
         manifest="results/samples/{model}/manifest.json",
         cost="results/samples/{model}/cost.json",
@@ -14,6 +16,8 @@ rule sample:
     threads: 1
     resources:
         gpu=GPU,
+    params:
+        more=lambda wildcards, input: given("--extractor", input.extractor) + given("--pairs", input.pairs),
     shell:
         "perflow sample --spec {input.spec:q} --model {input.model:q} --teacher {input.teacher:q}"
-        " --dataset {input.dataset:q} --out {output.manifest:q} --log {log:q}"
+        " --dataset {input.dataset:q} {params.more:q} --out {output.manifest:q} --log {log:q}"
