@@ -292,16 +292,14 @@ def _check_once(values: list) -> list:
 Steps = Annotated[int, Field(ge=1, le=1000)]
 
 
-def _check_times(times: list[float]) -> list[float]:
-    falls = all(a > b for a, b in zip(times, times[1:], strict=False))
-    if not falls or not 0 < times[-1] <= times[0] <= 1:
-        raise ValueError(f"steps begin at falling times in (0, 1], such as [1, 0.6, 0.3, 0.1]; got {times}")
-    return times
-
-
-def _check_spacing(spacing: str) -> str:
-    if spacing not in (*SPACINGS, BEST):
-        raise ValueError(f"a spacing is one of {', '.join((*SPACINGS, BEST))}, or times; got {spacing!r}")
+def _check_spacing(spacing: str | list[float]) -> str | list[float]:
+    if isinstance(spacing, str):
+        if spacing not in (*SPACINGS, BEST):
+            raise ValueError(f"a spacing is one of {', '.join((*SPACINGS, BEST))}, or times; got {spacing!r}")
+        return spacing
+    falls = all(a > b for a, b in zip(spacing, spacing[1:], strict=False))
+    if not spacing or not falls or not 0 < spacing[-1] <= spacing[0] <= 1:
+        raise ValueError(f"steps begin at falling times in (0, 1], such as [1, 0.6, 0.3, 0.1]; got {spacing}")
     return spacing
 
 
@@ -311,8 +309,7 @@ def _check_different(values: list) -> list:
     return values
 
 
-Times = Annotated[list[float], Field(min_length=1), AfterValidator(_check_times)]
-Spacing = Annotated[str, AfterValidator(_check_spacing)] | Times
+Spacing = Annotated[str | list[float], AfterValidator(_check_spacing)]
 """Where steps lie: a name of ``core.SPACINGS``, ``best`` (searched for on development samples), or their times."""
 
 

@@ -103,12 +103,15 @@ def region(told: dict[Place, Difference]) -> str:
         )
 
     said = {
-        reading.SEEN: "closer to its teacher than guidance distillation with its best solver at {}",
-        reading.NOT_SEEN: "farther from it at {}",
-        reading.NOISE: "not to be told from it at {}",
+        reading.SEEN: "closer to its teacher at {}",
+        reading.NOT_SEEN: "farther from its teacher at {}",
+        reading.NOISE: "within the noise at {}",
     }
     parts = [text.format(places(groups[name])) for name, text in said.items() if groups[name]]
-    return f"Straightening (PeRFlow, CFG-fixed) is {'; '.join(parts)}."
+    return (
+        "Held against guidance distillation with its best solver, straightening (PeRFlow, CFG-fixed) is"
+        f" {'; '.join(parts)}."
+    )
 
 
 def _told(report: Report, cells: dict, metric: str, measured: Measured) -> dict[Place, Difference]:

@@ -10,12 +10,21 @@ import numpy as np
 
 from perflow import artifacts
 from perflow.artifacts import Spec
+from perflow.config import places
 from perflow.config.rows import Evaluation
 from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.loop import Step
 from perflow.metrics import flow, intervals
-from perflow.metrics.observed import INDEPENDENT, TEACHER, Drawn, labels_wanted, load_extractor, measured
+from perflow.metrics.observed import (
+    INDEPENDENT,
+    TEACHER,
+    Drawn,
+    Remembered,
+    labels_wanted,
+    load_extractor,
+    measured,
+)
 from perflow.metrics.trial import Images, Trial
 
 _FLOW = ("straightness", "teacher_straightness", "endpoint_error")
@@ -33,6 +42,8 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
     drawn, shown = Drawn.read(samples), Drawn.read(teacher)
     references = _check(row, drawn, shown)
     network, about = load_extractor(row.extractor, extractor)
+    if not network.values:  # one that others trained is large: every model would look at the teacher's images again
+        network = Remembered(network, about["sha256"], out.parent.with_name(places.FEATURES.name))
     wanted = labels_wanted(drawn, network.values)
     groups = intervals.deal(drawn.prompts, row.groups)
     real = Images(*network.observe(store.images(store.load(dataset, row.split))))

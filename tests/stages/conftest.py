@@ -77,8 +77,8 @@ def made(root, tmp_path_factory) -> Study:
     return made
 
 
-def teach(study: Study, student: str) -> None:
-    """Pairs (unless they are there), training and delta of one student, by the real stages."""
+def teach(study: Study, student: str, **more: Path) -> None:
+    """Pairs (unless they are there; ``more``: their inputs), training and delta of one student, by the real stages."""
     from perflow.stages.cache import cache
     from perflow.stages.export import export
     from perflow.stages.train import train
@@ -87,7 +87,7 @@ def teach(study: Study, student: str) -> None:
     pairs, weights = study.study.pairs[row.pairs], study.handle(student).with_name("ema.safetensors")
     base, start, teacher = (study.handle(name or row.base) for name in (None, row.start, pairs.teacher))
     if not study.pairs(row.pairs).exists():
-        finish(cache(study.spec("pairs", row.pairs), teacher, study.dataset, study.pairs(row.pairs)))
+        finish(cache(study.spec("pairs", row.pairs), teacher, study.dataset, study.pairs(row.pairs), **more))
     finish(train(study.spec("students", student), start, study.pairs(row.pairs), weights, study.state(student)))
     shutil.rmtree(study.state(student))
     export(
