@@ -72,6 +72,29 @@ def quadratic_edges(windows: int) -> list[float]:
     return [round(((windows - k) / windows) ** 2, 3) for k in range(windows + 1)]
 
 
+def even_edges(edges: list[float], curvatures: list[float], windows: int) -> list[float]:
+    """Edges of ``windows`` windows in which a trajectory turns equally much, to whole timesteps.
+
+    ``curvatures`` (at least 0, one for each piece between ``edges``) are squared deviations from the chord relative to
+    its square, so their roots add up over the pieces; within a piece the turn is spread evenly over time.
+    """
+    turns = [math.sqrt(max(value, 0.0)) for value in curvatures]
+    if not sum(turns):
+        raise PerflowError(f"edges: a straight trajectory has no curvature to share; got {curvatures}")
+    found, passed, piece = [1.0], 0.0, 0
+    for k in range(1, windows):
+        wanted = sum(turns) * k / windows
+        while passed + turns[piece] < wanted:
+            passed += turns[piece]
+            piece += 1
+        share = (wanted - passed) / turns[piece]
+        found.append(round(edges[piece] + share * (edges[piece + 1] - edges[piece]), 3))
+    found.append(0.0)
+    if any(a <= b for a, b in zip(found, found[1:], strict=False)):
+        raise PerflowError(f"edges: {windows} windows are too many to tell apart to a timestep: {found}")
+    return found
+
+
 SPACINGS = {"equal": lambda windows: windows, "log_snr": log_snr_edges, "quadratic": quadratic_edges}
 """Rules for window edges: what a number of windows becomes."""
 

@@ -3,7 +3,7 @@
 import pytest
 
 from perflow.config import rows
-from perflow.config.axis import SPACINGS, window_axis
+from perflow.config.axis import SPACINGS, even_edges, window_axis
 from perflow.core.schedule import Schedule
 from perflow.errors import PerflowError
 from perflow.models import SCHEDULERS
@@ -89,3 +89,15 @@ def test_windows_by_a_rule_become_edges_that_are_even_in_what_it_says():
     for wrong in ({"count": 4}, {"count": 0, "spacing": "log_snr"}, {"count": 4, "spacing": "even"}):
         with pytest.raises(PerflowError, match=", ".join(SPACINGS)):
             window_axis("x", wrong)
+
+
+def test_edges_share_the_curvature_equally():
+    """Of pieces whose turns are 1, 2 and 1, two windows take 2 each and four windows 1 each."""
+    pieces, curvatures = [1.0, 0.8, 0.4, 0.0], [1.0, 4.0, 1.0]
+    assert even_edges(pieces, curvatures, 2) == pytest.approx([1, 0.6, 0])
+    assert even_edges(pieces, curvatures, 4) == pytest.approx([1, 0.8, 0.6, 0.4, 0])
+    assert even_edges([1.0, 0.0], [0.3], 4) == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    with pytest.raises(PerflowError, match="no curvature to share"):
+        even_edges([1.0, 0.0], [0.0], 2)
+    with pytest.raises(PerflowError, match="too many"):
+        even_edges([1.0, 0.999, 0.0], [1.0, 0.0], 4)
