@@ -15,7 +15,7 @@ rule cache:
     resources:
         gpu=GPU,
     params:
-        more=lambda wildcards, input: given("--student", input.student),
+        more=given("student"),
     shell:
         "perflow cache --spec {input.spec:q} --teacher {input.teacher:q}"
         " --dataset {input.dataset:q} {params.more:q} --out {output.manifest:q} --log {log:q}"

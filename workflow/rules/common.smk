@@ -157,9 +157,13 @@ def pairs_of_samples(wildcards):
     return f"results/pairs/{name}/manifest.json" if name else []
 
 
-def given(option, files):
-    """An option of the command line where there is a file for it."""
-    return [option, str(files)] if files else []
+def given(*names):
+    """The options of inputs that only some rows have: ``--name file`` for each that this one has."""
+
+    def options(wildcards, input):
+        return [part for name in names if input.get(name) for part in (f"--{name}", str(input.get(name)))]
+
+    return options
 
 
 def extractor_of(wildcards):

@@ -17,7 +17,7 @@ rule sample:
     resources:
         gpu=GPU,
     params:
-        more=lambda wildcards, input: given("--extractor", input.extractor) + given("--pairs", input.pairs),
+        more=given("extractor", "pairs"),
     shell:
         "perflow sample --spec {input.spec:q} --model {input.model:q} --teacher {input.teacher:q}"
         " --dataset {input.dataset:q} {params.more:q} --out {output.manifest:q} --log {log:q}"
