@@ -44,7 +44,7 @@ def searched(favourite: str = "dpmpp_2m"):
     def change(model, content):
         for trial in content["trials"].values():
             score = trial["metrics"]["fd_teacher"]["value"] + 100 * (trial["solver"] not in (favourite, "window"))
-            trial["searched"] = {"name": "karras", "tried": {"karras": score}, "times": [1.0], "metric": "fd_teacher"}
+            trial["searched"] = {"name": "karras", "tried": {"karras": score}, "times": [1.0], "evaluations": 10}
 
     return change
 
@@ -65,6 +65,8 @@ def test_the_region_is_where_the_difference_is(shown, factor, said):
     assert sentence.startswith(said)
     assert "guidance 4" in sentence
     assert page.count('<table class="results"') == 1
+    trials = sum(len(model["trials"]) for model in fake_study.study()["models"])
+    assert f"trials with searched steps: {trials}; {10 * trials:,} network evaluations in all" in text(page)
 
 
 def test_development_samples_choose_and_the_samples_shown_do_not(shown):

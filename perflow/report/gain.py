@@ -59,7 +59,8 @@ def gain(report: Report) -> Html:
     drawn = [figure(image, note) for image, note in figures.gain(report, cells, metric, measured)]
     return Html("".join((
         '<h2 id="gain">Where the gain comes from</h2>', paragraph(text), paragraph(region(told)),
-        table(header, rows, caption, "results"), folded("differences", _differences(list(told.values()))), *drawn,
+        table(header, rows, caption, "results"), folded("differences", _differences(list(told.values()))),
+        _searches(measured), *drawn,
     )))  # fmt: skip
 
 
@@ -145,3 +146,20 @@ def _differences(found: Sequence[Difference]) -> Html:
         for one in found
     ]  # fmt: skip
     return table(["this", "against", "difference", "p, corrected", "verdict"], rows)
+
+
+def _searches(measured: Measured) -> Html:
+    """What was searched for, what was found, and what it cost."""
+    found = [(model, name, trial["searched"]) for model, content in measured.items()
+             for name, trial in content["trials"].items() if "searched" in trial]  # fmt: skip
+    rows = [
+        [Cell(escape(model), 1, "method"), name, one["name"], " ".join(f"{t:.3f}" for t in one["times"]),
+         str(len(one["tried"])), f"{one['evaluations']:,}"]
+        for model, name, one in found
+    ]  # fmt: skip
+    total = sum(one["evaluations"] for _, _, one in found)
+    header = ["model", "trial", "found", "its steps begin at", "tried", "network evaluations"]
+    return folded(
+        f"trials with searched steps: {len(found)}; {total:,} network evaluations in all",
+        table(header, rows, kind="text"),
+    )
