@@ -284,7 +284,7 @@ class Pairs(PairsRecipe):
 
 
 def _check_once(values: list) -> list:
-    if len(set(values)) < len(values):
+    if any(value in values[:i] for i, value in enumerate(values)):
         raise ValueError(f"the same value stands twice; got {values}")
     return values
 
@@ -303,12 +303,6 @@ def _check_spacing(spacing: str | list[float]) -> str | list[float]:
     return spacing
 
 
-def _check_different(values: list) -> list:
-    if any(value in values[:i] for i, value in enumerate(values)):
-        raise ValueError(f"the same value stands twice; got {values}")
-    return values
-
-
 Spacing = Annotated[str | list[float], AfterValidator(_check_spacing)]
 """Where steps lie: a name of ``core.SPACINGS``, ``best`` (searched for on development samples), or their times."""
 
@@ -324,7 +318,7 @@ class TrialRecipe(Row):
     """In place of steps: network evaluations that a trial may cost; each solver takes as many steps as they buy."""
     guidance: WindowGuidance | None = None
     """None: the teacher's."""
-    spacings: Annotated[list[Spacing], Field(min_length=1), AfterValidator(_check_different)] = ["trailing"]
+    spacings: Annotated[list[Spacing], Field(min_length=1), AfterValidator(_check_once)] = ["trailing"]
     teachers: Annotated[list[Guidance], Field(min_length=1), AfterValidator(_check_once)] | None = None
     """Guidance of the teachers that the trials are held against; None: ``sampling.teacher``'s."""
 

@@ -6,12 +6,14 @@ guidance already inside (see ``guidance.guided``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from perflow.core.chunks import chunked
 from perflow.core.grid import WindowStep
+from perflow.core.guidance import Network, guided
 from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.prediction import to_epsilon
 from perflow.core.schedule import Schedule
@@ -44,6 +46,26 @@ def follow(network: Denoiser, flow: PiecewiseFlow, x: Tensor, steps: Iterable[Wi
     for k, u_from, u_to in steps:
         x = flow.step(x, says(x, k, u_from), k, u_from, u_to)
     return x
+
+
+def way(
+    network: Network, flow: PiecewiseFlow, x: Tensor, conditions: Tensor, null: Tensor, guidance: Sequence[float],
+    pieces: Iterable[Sequence[WindowStep]], chunk: int,
+) -> list[Tensor]:  # fmt: skip
+    """Where a student comes by: x [N, ...], then the end of each of ``pieces`` of its flow, in chunks of ``chunk``.
+
+    ``guidance`` is one number a window of the flow, ``conditions`` [N, ...], ``null`` [1, ...].
+    """
+    states = [x]
+    for steps in pieces:
+
+        def walk(x: Tensor, condition: Tensor, steps: Sequence[WindowStep] = steps) -> Tensor:
+            for step in steps:
+                x = follow(guided(network, condition, null, guidance[step.k]), flow, x, [step])
+            return x
+
+        states.append(chunked(walk, chunk, states[-1], conditions))
+    return states
 
 
 def _timesteps(index: Tensor, x: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from perflow.artifacts import Spec
 from perflow.config.rows import Pairs
 from perflow.core import WINDOW, guidance
 from perflow.core.chunks import chunked
-from perflow.core.fields import base_field, follow
-from perflow.core.grid import WindowStep, each_window, stretches
+from perflow.core.fields import base_field, follow, way
+from perflow.core.grid import each_window, stretches
 from perflow.core.rng import generator, normal
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.core.windows import Windows
@@ -177,20 +177,10 @@ class _Work:
     def _states(self, noise: Tensor, caption: Tensor) -> list[Tensor]:
         """Where the student, drawn from noise as it is meant to be, one step a window, comes by at every start."""
         student, flow = self.student, self.student.flow
-        network, own = student.base.network(student.unet), len(flow.windows)
-        scales = each_window(student.trial["guidance"], own)
-        states = [noise]
-        for steps in stretches(flow.windows.edges, own, self.row.edges)[:-1]:
-            x = states[-1]
-            for step in steps:
-
-                def walk(x: Tensor, c: Tensor, step: WindowStep = step) -> Tensor:
-                    field = guidance.guided(network, self.conditions[c], self.conditions[:1], scales[step.k])
-                    return follow(field, flow, x, [step])
-
-                x = chunked(walk, _CHUNK, x, caption)
-            states.append(x)
-        return states
+        scales = each_window(student.trial["guidance"], len(flow.windows))
+        pieces = stretches(flow.windows.edges, len(flow.windows), self.row.edges)[:-1]
+        network = student.base.network(student.unet)
+        return way(network, flow, noise, self.conditions[caption], self.conditions[:1], scales, pieces, _CHUNK)
 
     def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
         """The teacher's solution over window k: a base's with a solver, a student's on its own windows."""

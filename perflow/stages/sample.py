@@ -8,16 +8,14 @@ from pkgutil import resolve_name
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from perflow import artifacts
 from perflow.artifacts import Spec
 from perflow.config.resolve import reference
 from perflow.config.rows import Samples, Trial
 from perflow.core import BEST
-from perflow.core.chunks import chunked
-from perflow.core.fields import base_field, follow, student_field
-from perflow.core.grid import WindowStep, each_window
+from perflow.core.fields import base_field, student_field, way
+from perflow.core.grid import each_window
 from perflow.core.guidance import guided
 from perflow.core.rng import normal
 from perflow.core.solvers import SOLVERS
@@ -164,25 +162,21 @@ def _write_starts(folder: Path, row: Samples, drawer: Drawer, pairs: Path | None
     if pairs is None:
         raise PerflowError(f"{spec.name}: compares starts, for which it needs its --pairs; none given")
     cache, flow, count = PairCache.load(pairs, drawer.device), drawer.model.flow, row.sampling.flow.starts
-    first = next(trial for trial in row.trials if trial.scheduler is None)
-    scales = each_window(first.guidance, len(flow.windows))
-    network = drawer.model.base.network(drawer.model.unet)
-    noise = normal(drawer.model.base.latent_shape, spec.seed, "starts", range(count)).to(drawer.device)
-    own, taught = [noise], []
-    for k, step in enumerate(flow.windows.steps(len(flow.windows))):
+    windows, taught = range(len(flow.windows)), []
+    for k in windows:
         there = torch.nonzero(cache.k == k).flatten()
         if len(there) < count:
             raise PerflowError(f"sampling.flow.starts: {count}, but window {k} has {len(there)} pairs in {pairs}")
         chosen = there[torch.arange(count, device=there.device) * (len(there) // count)]
-        taught.append(cache.start[chosen])
-        if k == 0:
-            conditions = cache.conditions[cache.caption[chosen].long()]
-
-        def cross(x: Tensor, c: Tensor, step: WindowStep = step) -> Tensor:
-            return follow(guided(network, c, drawer.null, scales[step.k]), flow, x, [step])
-
-        own.append(chunked(cross, CHUNK, own[-1], conditions))
+        taught.append(cache.batch(chosen))
+    guidance = next(trial.guidance for trial in row.trials if trial.scheduler is None)
+    noise = normal(drawer.model.base.latent_shape, spec.seed, "starts", range(count)).to(drawer.device)
+    own = way(
+        drawer.model.base.network(drawer.model.unet), flow, noise, taught[0].condition, drawer.null,
+        each_window(guidance, len(windows)), [[step] for step in flow.windows.steps(len(windows))][:-1], CHUNK,
+    )  # fmt: skip
     path = folder / "starts.safetensors"
-    tensors = {"own": torch.stack(own[:-1], dim=1), "taught": torch.stack(taught, dim=1)}
+    starts = [batch.start for batch in taught]
+    tensors = {"own": torch.stack(own, dim=1), "taught": torch.stack(starts, dim=1)}
     artifacts.write_tensors(path, tensors, {"spec": spec.hash})
     return {"file": path.name, "sha256": artifacts.sha256_file(path)}

@@ -77,7 +77,7 @@ def made(root, tmp_path_factory) -> Study:
     return made
 
 
-def teach(study: Study, student: str, **more: Path) -> None:
+def teach(study: Study, student: str, /, **more: Path) -> None:
     """Pairs (unless they are there; ``more``: their inputs), training and delta of one student, by the real stages."""
     from perflow.stages.cache import cache
     from perflow.stages.export import export
