@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perflow import artifacts, report, tracking
-from perflow.report.gain import gain_cells, region
+from perflow.report.gain import gain_cells
 from perflow.report.questions import measured_of
 from tests import fake_study
 
@@ -84,7 +84,6 @@ def test_no_search_no_question(shown):
     data = shown()
     assert report.gain(data) == ""
     assert report.starts(data) == ""
-    assert region({}) == "No row of this study holds straightening against guidance distillation."
 
 
 def test_rows_of_other_teachers_are_never_held_against_each_other(shown):
