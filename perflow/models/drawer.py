@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from perflow.core import spacing
 from perflow.core.chunks import chunked
 from perflow.core.condition import take
 from perflow.core.fields import follow
@@ -34,29 +35,30 @@ class Drawer:
     items: int
     seed: int
     device: str
+    stream: str = "noise"
+    """Which noise: trials of other streams have nothing in common with those of the study."""
 
     @classmethod
     def load(
         cls, model: Path, device: str, captions: list[str], per_prompt: int, seed: int,
-        negatives: Sequence[str] = ("",),
+        negatives: Sequence[str] = ("",), stream: str = "noise",
     ) -> Drawer:  # fmt: skip
         """Load a model and embed ``captions``, ``per_prompt`` items each, and ``negatives`` of all or of each."""
-        return cls.of(handle.load(model, device), device, captions, per_prompt, seed, negatives)
+        return cls.of(handle.load(model, device), device, captions, per_prompt, seed, negatives, stream)
 
     @classmethod
     def of(
         cls, model: handle.Model, device: str, captions: list[str], per_prompt: int, seed: int,
-        negatives: Sequence[str] = ("",),
+        negatives: Sequence[str] = ("",), stream: str = "noise",
     ) -> Drawer:  # fmt: skip
         """As ``load``, of a model that is loaded."""
         away = list(negatives) if len(set(negatives)) > 1 else list(negatives[:1])
         told = model.base.embed([*captions, *away] if model.base.has_null else captions)
         prompts, null = torch.arange(len(captions)).repeat_interleave(per_prompt), None
         if model.base.has_null:
-            null = take(
-                told, torch.arange(len(away)).repeat_interleave(per_prompt if len(away) > 1 else 1) + len(captions)
-            )
-        return cls(model, take(told, prompts), null, len(prompts), seed, device)
+            every = torch.arange(len(captions), len(captions) + len(away))
+            null = take(told, every.repeat_interleave(per_prompt if len(away) > 1 else 1))
+        return cls(model, take(told, prompts), null, len(prompts), seed, device, stream)
 
     def away(self, items: Tensor) -> dict[str, Tensor] | None:
         """What guidance leads away from for some of the items: [1, ...] or [len(items), ...]."""
@@ -66,25 +68,37 @@ class Drawer:
 
     def noise(self, stream: int) -> Tensor:
         """Initial noise of all items, [N, *latent]."""
-        return normal(self.model.base.latent_shape, self.seed, f"noise-{stream}", range(self.items)).to(self.device)
+        shape, label = self.model.base.latent_shape, f"{self.stream}-{stream}"
+        return normal(shape, self.seed, label, range(self.items)).to(self.device)
 
     @torch.inference_mode()
     def draw(self, trial: Trial, noise: Tensor) -> Tensor:
-        """Latents [N, *latent] of a trial. Noise that a solver adds on its way is a function of (seed, stream, item,
-        step), so it does not depend on the chunks."""
+        """Latents [N, *latent] of a trial, whose spacing is known (not ``best``). Noise that a solver adds on its way
+        is a function of (seed, stream, item, step), so it does not depend on the chunks."""
         items = torch.arange(self.items)
-        return chunked(lambda x, i: self._draw(trial, x, i), self.model.base.chunk, noise, items)
+        times = self.times(trial)
+        return chunked(lambda x, i: self._draw(trial, times, x, i), self.model.base.chunk, noise, items)
 
-    def _draw(self, trial: Trial, x: Tensor, items: Tensor) -> Tensor:
+    def times(self, trial: Trial) -> list[float] | None:
+        """Where the trial's steps begin; None where its solver, or the windows, place them (trailing)."""
+        if isinstance(trial.spacing, list):
+            return trial.spacing
+        if trial.spacing == "trailing":
+            return None
+        return spacing.times(trial.spacing, trial.steps, self.model.base.schedule)
+
+    def _draw(self, trial: Trial, times: list[float] | None, x: Tensor, items: Tensor) -> Tensor:
         conditions, null = take(self.conditions, items), self.away(items)
         if trial.scheduler is not None:
-            added = [generator(self.seed, f"renoise-{trial.stream}", item) for item in items.tolist()]
+            added = [generator(self.seed, f"re{self.stream}-{trial.stream}", item) for item in items.tolist()]
             field = self.model.says(conditions, null, trial.guidance)
-            return schedulers.draw(trial.scheduler, trial.steps, self.model.base.scheduler_config, field, x, added)
+            config = self.model.base.scheduler_config
+            return schedulers.draw(trial.scheduler, trial.steps, config, field, x, added, times)
         flow = self.model.flow
         if flow is None:
             raise PerflowError(f"{self.model.name}: has no windows; its solver must be one of {', '.join(SCHEDULERS)}")
         scales = each_window(trial.guidance, len(flow.windows))
-        for k, steps in groupby(flow.windows.steps(trial.steps), key=lambda step: step.k):
+        laid = flow.windows.steps(trial.steps) if times is None else spacing.window_steps(flow.windows, times)
+        for k, steps in groupby(laid, key=lambda step: step.k):
             x = follow(self.model.says(conditions, null, scales[k]), flow, x, steps)
         return x
