@@ -118,9 +118,8 @@ def test_windows_start_where_the_student_comes_by_and_end_where_the_teacher_goes
         cache(spec, refreshed.handle("eps"), refreshed.latents("eps"), manifest, student=refreshed.handle(FIRST))
     )
     found = PairCache.load(manifest)
-    assert counted == {
-        "teacher_evaluations": pair_evaluations(refreshed.study, "eps-again-k2"), "student_passes": len(found) // 2,
-    }  # fmt: skip
+    assert counted["teacher_evaluations"] == pair_evaluations(refreshed.study, "eps-again-k2")
+    assert counted["student_passes"] == len(found) // 2
     per = len(found) // 2
     drawer = Drawer.load(refreshed.handle(FIRST), "cpu", [""] * per, 1, 0)
     object.__setattr__(drawer, "conditions", found.conditions[found.caption[:per].long()])

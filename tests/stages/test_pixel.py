@@ -210,8 +210,12 @@ def test_a_class_is_a_condition_and_its_null_class_lets_it_be_guided(px, root, t
     named = digits_by_name(px, tmp_path)
     study = study._replace(home=px.home)
     from perflow.stages.cache import cache
+    from perflow.stages.encode import encode
 
-    finish(cache(study.spec("pairs", "cls-fixed-k2"), px.handle("cls"), named, study.pairs("cls-fixed-k2")))
+    finish(encode(study.spec("latents", "cls"), px.handle("cls"), named, study.latents("cls")))
+    finish(
+        cache(study.spec("pairs", "cls-fixed-k2"), px.handle("cls"), study.latents("cls"), study.pairs("cls-fixed-k2"))
+    )
     pairs = PairCache.load(study.pairs("cls-fixed-k2"))
     labels = pairs.batch(torch.arange(len(pairs))).condition["label"]
     assert set(labels.tolist()) <= set(range(11))
