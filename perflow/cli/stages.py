@@ -31,6 +31,8 @@ class Stage(NamedTuple):
     cost: Callable[[Path], Path] = lambda out: out.with_name("cost.json")
     running: tuple[Any, ...] = ()
     """Options of how it is run, which are no matter of the row."""
+    optional: dict[str, str] = {}
+    """Options of inputs that only some rows have."""
 
 
 def _curve(out: Path) -> list[Path]:
@@ -73,6 +75,7 @@ STAGES = {
     "cache": Stage(
         "Let the teacher solve windows and keep their two ends (resumes shard by shard).",
         {"teacher": _HANDLE.format("teacher"), "latents": "Manifest of the base's latents."}, running=_CACHING,
+        optional={"student": _HANDLE.format("student at whose own states windows start")},
     ),
     "train": Stage(
         "Teach a student from window pairs (resumes to the same bytes).",
@@ -89,6 +92,9 @@ STAGES = {
         "Draw all trials of a row, or one prompt into a PNG.",
         {"model": _HANDLE.format("model"), "teacher": _HANDLE.format("base that counts as teacher"),
          "prompts": "What is drawn."},
+        optional={"extractor": "The feature network by which spacings are searched for.",
+         "captions": "Manifest of the split whose captions a search draws.",
+         "pairs": "Manifest of the pairs whose starts are compared with the student's own states."},
     ),
     "evaluate": Stage(
         "Compute every metric of a model's trials, with intervals.",
@@ -109,6 +115,7 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
             for name, text in STAGES[verb].inputs.items()
         ),
         *STAGES[verb].running,
+        *(click.option(f"--{name}", type=FILE, help=text) for name, text in STAGES[verb].optional.items()),
         click.option("--out", type=FILE, required=True, help="What is written; complete or absent."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
         click.option("--log", type=FILE, help="Also append progress to this file."),
@@ -129,6 +136,7 @@ def _run(
     verb: str, spec: Path, out: Path, device: str, log: Path | None, root: Path, dry_run: bool, **given: Any
 ) -> None:
     """One stage under ``running.run``; the cost is the last thing it writes."""
+    inputs = {name: path for name, path in given.items() if path is not None}
     if dry_run:
         click.echo(json.dumps(artifacts.read_spec(spec)._asdict(), indent=1, ensure_ascii=False))
         return

@@ -34,10 +34,14 @@ def _check_unguided(params: rows.Params, name: str, why: str) -> None:
         entry: recipe for entry, recipe in params.students.items() if recipe.bases is None or name in recipe.bases
     }
     pairs = {recipe.pairs: params.pairs[recipe.pairs] for recipe in taught.values() if recipe.pairs in params.pairs}
+    tried = {"baselines": params.baselines, **{f"students.{entry}.trials": r.trials for entry, r in taught.items()}}
     said = {
         "sampling.teacher.guidance": (params.sampling.teacher.guidance, 1),
-        "baselines.guidance": (params.baselines.guidance, 1),
-        **{f"students.{entry}.trials.guidance": (recipe.trials.guidance, 1) for entry, recipe in taught.items()},
+        **{
+            f"{place}.{key}": (getattr(recipe, key), 1)
+            for place, recipe in tried.items()
+            for key in ("guidance", "teachers")
+        },
         **{f"pairs.{key}.guidance": (recipe.guidance, 1) for key, recipe in pairs.items()},
         **{f"pairs.{key}.drop": (recipe.drop, 0) for key, recipe in pairs.items()},
     }

@@ -8,7 +8,7 @@ from perflow import artifacts, record
 from perflow.config import places
 from perflow.config.rows import Flow, Pretrained
 from perflow.config.study import TABLES, Study
-from perflow.core import SOLVER_CALLS, WINDOW
+from perflow.core import BEST, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import dashed, each_window
 from perflow.datasets import POINTS
 from perflow.errors import PerflowError
@@ -32,9 +32,13 @@ def pair_evaluations(study: Study, name: str) -> int:
 
 
 def sample_evaluations(study: Study, name: str) -> int:
-    """Network evaluations of all trials of one model."""
+    """Network evaluations of all trials of one model; at most, where spacings are searched for."""
     row = study.samples[name]
-    return sum(trial.nfe for trial in row.trials) * row.sampling.prompts * row.sampling.per_prompt
+    drawn = sum(trial.nfe for trial in row.trials) * row.sampling.prompts * row.sampling.per_prompt
+    if (search := row.sampling.search) is None:
+        return drawn
+    tried = sum(trial.nfe for trial in row.trials if trial.spacing == BEST) * (len(SPACINGS) + 2 * search.rounds)
+    return drawn + tried * search.prompts * search.per_prompt
 
 
 def _latent_floats(study: Study, base: str) -> int:

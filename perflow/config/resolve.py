@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from perflow.config import rows
-from perflow.config.axis import equal_edges, window_axis
+from perflow.config.axis import TIMESTEPS, equal_edges, window_axis
 from perflow.config.chains import check_chains, link
 from perflow.config.families import check_family
 from perflow.config.load import checked, known, load_params
 from perflow.config.splits import add_prompts, add_splits, check_negative
 from perflow.config.study import Skipped, Study
-from perflow.core import RK45, SDE, SOLVER_CALLS, WINDOW
+from perflow.core import BEST, RK45, SDE, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import each_window, lay, stretches
 from perflow.datasets import DATASETS, POINTS
 from perflow.errors import PerflowError
@@ -25,8 +27,6 @@ from perflow.methods import METHODS, configuration
 from perflow.metrics import CLASSIFIER, COORDINATES, EXTRACTORS, METRICS, NEEDS
 from perflow.models import FAMILIES, SCHEDULERS
 
-TIMESTEPS = 1000
-"""T, the trained timesteps of every base."""
 TEACHER, TEACHER_TWO = "teacher", "teacher-2"
 """Names of the reference trials of a base: common noise, and independent noise."""
 
@@ -141,12 +141,13 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                 study.students[name] = rows.Student(
                     base=base, family=params.bases[base].family, start=start, pairs=pairs, edges=edges,
                     path=recipe.path, prediction=recipe.prediction, method=method, training=training, seed=seed,
+                    rank=recipe.rank,
                 )  # fmt: skip
                 trials = _student_trials(study, name, recipe.trials, edges)
                 windowed = WINDOW in recipe.trials.solvers
                 own = _own(trials, len(edges) - 1)
                 study.deltas[name] = rows.Delta(student=name, base=base, windowed=windowed, trial=own)
-                _add_samples(study, name, base, trials, windowed)
+                _add_samples(study, name, base, trials, windowed, pairs)
 
 
 def _start(params: rows.Params, place: str, recipe: rows.StudentRecipe, base: str, label: str) -> str | None:
@@ -180,7 +181,8 @@ def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[flo
         for solver in each_window(source.solver, windows):
             known("solver", f"{place}.solver", solver, SOLVER_CALLS)
     row = rows.Pairs(
-        **source.model_dump(exclude={"teacher"}), teacher=teacher, base=base,
+        **source.model_dump(exclude={"teacher", "student"}), teacher=teacher, base=base,
+        student=_walker(study.params, place, source, base, label, edges),
         dataset=study.params.bases[base].dataset, edges=edges, window_steps=window_steps,
     )  # fmt: skip
     if study.pairs.setdefault(name, row) != row:
@@ -191,6 +193,22 @@ def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[flo
 def _window_steps(source: rows.PairsRecipe, windows: int) -> int | list[int]:
     """Teacher steps of a window, one number where all have as many."""
     return source.steps if isinstance(source.steps, list) else math.ceil(source.steps / windows)
+
+
+def _walker(
+    params: rows.Params, place: str, source: rows.PairsRecipe, base: str, label: str, edges: list[float]
+) -> str | None:
+    """The student at whose own states windows start; one step a window takes it from one to the next."""
+    if source.student is None:
+        return None
+    found = link(params, f"{place}.student", source.student, base, label)
+    if WINDOW not in found.recipe.trials.solvers:
+        raise PerflowError(f"{place}.student: '{source.student}' is not sampled on its windows, so it has no states")
+    try:
+        stretches(found.edges, len(found.edges) - 1, edges)
+    except PerflowError as error:
+        raise PerflowError(f"{place}.student: {error}") from None
+    return found.row
 
 
 def _taught_pairs(
@@ -217,14 +235,23 @@ def _dealt(place: str, own: list[float], steps: int | list[int], edges: list[flo
         raise PerflowError(f"{place}.{error}") from None
 
 
-def _add_samples(study: Study, model: str, base: str, trials: list[rows.Trial], windowed: bool) -> None:
+def _add_samples(
+    study: Study, model: str, base: str, trials: list[rows.Trial], windowed: bool, pairs: str | None = None
+) -> None:
     params = study.params
     if model in study.samples:
         raise PerflowError(f"students: two rows with one name, '{model}'; rename one of them")
     family, dataset = params.bases[base].family, params.bases[base].dataset
+    searched = any(trial.spacing == BEST for trial in trials)
+    if searched and isinstance(params.bases[base], rows.Flow):
+        raise PerflowError(f"spacings: {BEST} is searched for among images, and '{model}' draws points")
+    if searched and params.sampling.search is None:
+        raise PerflowError(f"sampling.search: missing; '{model}' has trials of spacing {BEST}")
     study.samples[model] = rows.Samples(
         model=model, base=base, family=family, dataset=dataset, prompts=add_prompts(study, dataset),
         sampling=params.sampling, trials=trials, windowed=windowed,
+        extractor=params.evaluation.extractor if searched else None,
+        pairs=pairs if windowed and params.sampling.flow.starts else None,
     )  # fmt: skip
     study.evaluations[model] = rows.Evaluation(
         **params.evaluation.model_dump(), model=model, base=base, dataset=dataset
@@ -232,6 +259,7 @@ def _add_samples(study: Study, model: str, base: str, trials: list[rows.Trial], 
 
 
 Guidance = float | list[float]
+Spacing = str | list[float]
 
 
 def nfe(solver: str, steps: int, guidance: Guidance) -> int:
@@ -247,7 +275,7 @@ def nfe(solver: str, steps: int, guidance: Guidance) -> int:
     return calls * (1 if guidance == 1 else 2)
 
 
-def scheduler_of(solver: str, windows: int | None = None) -> dict[str, Any] | None:
+def scheduler_of(solver: str, windows: int | None = None, spacing: Spacing = "trailing") -> dict[str, Any] | None:
     """What a trial row says of its diffusers scheduler; None for a student's windows.
 
     ``windows`` is their number, for a scheduler that steps on the edges its student was taught on.
@@ -256,7 +284,8 @@ def scheduler_of(solver: str, windows: int | None = None) -> dict[str, Any] | No
         return None
     found = SCHEDULERS[solver]
     grid = {found.grid: windows} if found.grid and windows else {}
-    return {"class": found.scheduler} | found.options | grid
+    name, options = (found.scheduler, found.options) if spacing == "trailing" else found.placed or found[:2]
+    return {"class": name} | options | grid
 
 
 def _guidance(params: rows.Params, trials: rows.TrialRecipe) -> Guidance:
@@ -264,47 +293,89 @@ def _guidance(params: rows.Params, trials: rows.TrialRecipe) -> Guidance:
 
 
 def _trial(
-    solver: str, steps: int, guidance: Guidance, name: str = "", stream: int = 0, windows: int | None = None
-) -> rows.Trial:
+    solver: str, steps: int, guidance: Guidance, name: str = "", stream: int = 0, windows: int | None = None,
+    spacing: Spacing = "trailing", teacher: float | None = None,
+) -> rows.Trial:  # fmt: skip
+    own = "" if spacing == "trailing" else f"-{spacing}" if isinstance(spacing, str) else _called(spacing)
     return rows.Trial(
-        name=name or (f"{solver}-{steps}" if steps else solver), solver=solver, steps=steps, guidance=guidance,
-        nfe=nfe(solver, steps, guidance), stream=stream,
-        scheduler=scheduler_of(solver, windows),
+        name=name or (f"{solver}-{steps}{own}" if steps else solver) + ("" if teacher is None else f"-w{teacher:g}"),
+        solver=solver, steps=steps, guidance=guidance, nfe=nfe(solver, steps, guidance), stream=stream,
+        scheduler=scheduler_of(solver, windows, spacing), spacing=spacing, teacher=teacher,
     )  # fmt: skip
+
+
+def _called(times: list[float]) -> str:
+    """Steps at given times in a trial's name: a name of a hundred times has an end."""
+    return "-at" + sha256(json.dumps(times).encode()).hexdigest()[:6]
+
+
+def reference(recipe: rows.TeacherRecipe, teacher: float | None, stream: int = 0) -> rows.Trial:
+    """A base's trial that stands for the teacher of a guidance (None: its own): with common noise, or with other."""
+    guidance, own = (recipe.guidance, "") if teacher is None else (teacher, f"-w{teacher:g}")
+    name = (TEACHER, TEACHER_TWO)[stream] + own
+    return _trial(recipe.solver, recipe.steps, guidance, name, stream, teacher=teacher)
 
 
 def _baseline_trials(study: Study, name: str) -> list[rows.Trial]:
     params, base = study.params, study.params.bases[name]
-    teacher, baselines = params.sampling.teacher, params.baselines
-    guidance = _guidance(params, baselines)
-    if isinstance(guidance, list):
-        raise PerflowError(f"baselines.guidance: a base has no windows; give one number, got {guidance}")
-    references = [
-        _trial(teacher.solver, teacher.steps, teacher.guidance, name, stream)
-        for stream, name in enumerate((TEACHER, TEACHER_TWO))
-    ]
-    tried = _tried(baselines)
-    if SDE in baselines.solvers and not (isinstance(base, rows.Flow) and base.diffusion):
+    recipe = params.baselines
+    if isinstance(recipe.guidance, list):
+        raise PerflowError(f"baselines.guidance: a base has no windows; give one number, got {recipe.guidance}")
+    recipes = [recipe, *(student.trials for student in params.students.values())]
+    every = list(dict.fromkeys(teacher for one in recipes for teacher in _teachers(params, one)))
+    wanted = [None, *(teacher for teacher in every if teacher is not None)]
+    references = [reference(params.sampling.teacher, teacher, stream) for teacher in wanted for stream in (0, 1)]
+    trials = _trials("baselines", params, recipe)
+    if SDE in recipe.solvers and not (isinstance(base, rows.Flow) and base.diffusion):
         study.skipped.append(Skipped(f"{name} {SDE}", "its path is no diffusion's: there is no reverse SDE"))
-        tried = [(solver, steps) for solver, steps in tried if solver != SDE]
-    return references + [_trial(solver, steps, guidance) for solver, steps in tried]
+        trials = [trial for trial in trials if trial.solver != SDE]
+    return references + trials
 
 
-def _tried(recipe: rows.TrialRecipe) -> list[tuple[str, int]]:
-    """Every solver at every number of steps; one that decides as it goes, once, with 0."""
-    pairs = ((solver, 0 if solver == RK45 else steps) for solver, steps in product(recipe.solvers, recipe.steps))
-    return list(dict.fromkeys(pairs))
+def _teachers(params: rows.Params, recipe: rows.TrialRecipe) -> list[float | None]:
+    """Guidances of the teachers of a recipe; None is the study's own."""
+    return [None if each == params.sampling.teacher.guidance else each for each in recipe.teachers or [None]]
+
+
+def _trials(place: str, params: rows.Params, recipe: rows.TrialRecipe, windows: int | None = None) -> list[rows.Trial]:
+    """Every teacher, solver, number of steps and spacing, each trial once; a solver that decides as it goes has 0
+    steps."""
+    found: dict[str, rows.Trial] = {}
+    for teacher, solver, spacing in product(_teachers(params, recipe), recipe.solvers, recipe.spacings):
+        places_own = solver in (RK45, SDE) or (solver in SCHEDULERS and SCHEDULERS[solver].grid)
+        if spacing != "trailing" and places_own:
+            raise PerflowError(f"{place}.spacings: {solver} steps on its own grid; got {spacing!r}, valid: trailing")
+        if solver == WINDOW and spacing in SPACINGS[1:]:
+            raise PerflowError(f"{place}.spacings: on windows steps are trailing, {BEST} or times; got {spacing!r}")
+        guidance = recipe.guidance
+        if guidance is None:
+            guidance = params.sampling.teacher.guidance if teacher is None else teacher
+        counts = [0] if solver == RK45 else recipe.steps or _affordable(solver, recipe.evaluations or [], guidance)
+        for steps in counts:
+            if isinstance(spacing, list) and len(spacing) != steps:
+                raise PerflowError(f"{place}.spacings: {len(spacing)} times for {steps} steps: {spacing}")
+            trial = _trial(solver, steps, guidance, windows=windows, spacing=spacing, teacher=teacher)
+            found.setdefault(trial.name, trial)
+    return list(found.values())
+
+
+def _affordable(solver: str, budgets: list[int], guidance: Guidance) -> list[int]:
+    """The most steps of a solver within each number of network evaluations; none where it does not buy one."""
+    least = len(guidance) if isinstance(guidance, list) else 1
+    most = [max((n for n in range(least, each + 1) if nfe(solver, n, guidance) <= each), default=0) for each in budgets]
+    return [steps for steps in most if steps]
 
 
 def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: list[float]) -> list[rows.Trial]:
-    """Every solver at every number of steps that it can take on these windows; the others are noted as skipped."""
+    """Every trial of the recipe that can be on these windows; the others are noted as skipped."""
     guidance, windows, trials = _guidance(study.params, recipe), len(edges) - 1, []
     if isinstance(guidance, list) and (len(guidance) != windows or recipe.solvers != [WINDOW]):
         raise PerflowError(
             f"students: '{name}' has {windows} windows and the solvers {recipe.solvers}; guidance {guidance} is for"
             f" {len(guidance)} windows and [{WINDOW}]"
         )
-    for solver, steps in _tried(recipe):
+    for trial in _trials(f"students: '{name}' trials", study.params, recipe, windows):
+        solver, steps = trial.solver, trial.steps
         on_grid = solver in SCHEDULERS and SCHEDULERS[solver].grid
         if on_grid and (edges != equal_edges(windows) or TIMESTEPS % windows):
             raise PerflowError(
@@ -312,14 +383,15 @@ def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: li
                 f" their number must divide {TIMESTEPS}, as 50 does"
             )
         if solver == WINDOW and steps < windows:
-            study.skipped.append(Skipped(f"{name} {solver}-{steps}", f"{steps} steps cannot cross {windows} windows"))
+            study.skipped.append(Skipped(f"{name} {trial.name}", f"{steps} steps cannot cross {windows} windows"))
         elif on_grid and steps > windows:
-            study.skipped.append(Skipped(f"{name} {solver}-{steps}", f"{steps} steps on a grid of {windows} windows"))
+            study.skipped.append(Skipped(f"{name} {trial.name}", f"{steps} steps on a grid of {windows} windows"))
         else:
-            trials.append(_trial(solver, steps, guidance, windows=windows))
+            trials.append(trial)
     if not trials:
+        given = f"steps {recipe.steps}" if recipe.steps else f"evaluations {recipe.evaluations}"
         raise PerflowError(
-            f"students: '{name}' has no trial left: no number in steps {recipe.steps} goes with its {windows} windows"
+            f"students: '{name}' has no trial left: no number in {given} goes with its {windows} windows"
         )
     return trials
 
@@ -329,8 +401,9 @@ def _own(trials: list[rows.Trial], windows: int) -> rows.Trial:
     on windows, in the most steps it is tried with."""
     first = trials[0]
     if first.solver == WINDOW:
-        return _trial(WINDOW, windows, first.guidance)
-    return max((trial for trial in trials if trial.solver == first.solver), key=lambda trial: trial.steps)
+        return _trial(WINDOW, windows, first.guidance, teacher=first.teacher)
+    most = max((trial for trial in trials if trial.solver == first.solver), key=lambda trial: trial.steps)
+    return _trial(most.solver, most.steps, most.guidance, windows=windows, teacher=most.teacher)
 
 
 def _method(place: str, recipe: rows.StudentRecipe) -> dict[str, Any]:

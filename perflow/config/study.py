@@ -93,6 +93,10 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
             return "perflow.stages.train", FAMILIES[row.family], METHODS[row.method["name"]]
         case "deltas":
             return ("perflow.stages.export",)
+        case "samples" if row.extractor is not None:
+            kind = study.extractors[row.extractor].kind
+            search = "perflow.search", EXTRACTORS[kind], METRICS[row.sampling.search.metric]
+            return "perflow.stages.sample", FAMILIES[row.family], *search
         case "samples":
             return "perflow.stages.sample", FAMILIES[row.family]
         case "evaluations":

@@ -10,6 +10,12 @@ interpolation (paths between any two distributions), velocity (RK45, the reverse
 SOLVER_CALLS = {"ddim": 1, "dpmpp_2m": 1, "heun": 2}
 """The teacher's solvers (``solvers.SOLVERS``) and what a step of each calls; known without torch."""
 
+SPACINGS = ("trailing", "leading", "linspace", "log_snr", "karras", "quadratic")
+"""Where ``steps`` steps of a training-free solver may lie (``spacing.times``); known without torch."""
+
+BEST = "best"
+"""The spacing that is searched for on development samples."""
+
 WINDOW = "window"
 """The solver of a student on its own windows; of a flow (a base that says velocity), Euler's method."""
 

@@ -64,4 +64,12 @@ EXTRACTORS = {
     CLASSIFIER: "perflow.metrics.features:restore",
     "squeezenet": "perflow.metrics.squeezenet:restore",
     COORDINATES: "perflow.metrics.transport:coordinates",
+    "inception": "perflow.metrics.scripted:restore_inception",
+    "torchscript": "perflow.metrics.scripted:restore",
 }
+
+READERS = {
+    "inception": "perflow.metrics.scripted:tensors",
+    "torchscript": "perflow.metrics.scripted:tensors",
+}
+"""Kinds whose weights are no safetensors file, and the function that makes tensors of the file."""

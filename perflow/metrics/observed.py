@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from perflow import artifacts
 from perflow.datasets import store
@@ -84,6 +86,39 @@ class Drawn:
         prompts = self.prompts if len(self.content["prompts"]) > 1 else None
         paths, calls = (tensors[name].numpy() if name in tensors else None for name in ("paths", "evaluations"))
         return Images(*network.observe(seen), latents, prompts=prompts, groups=groups, paths=paths, calls=calls)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A feature network that looks at a set of images once: features are kept in ``folder`` by content.
+
+    A file is named after the network and the pixels it saw, so it holds for whoever comes with the same two; one that
+    is broken is made again. It belongs to no row, and may be deleted at any time.
+    """
+
+    network: Network
+    sha256: str
+    """Of the extractor's file."""
+    folder: Path
+
+    @property
+    def values(self) -> Mapping[str, Sequence[str]]:
+        """As the network's."""
+        return self.network.values
+
+    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """As the network's."""
+        pixels = artifacts.sha256_bytes(f"{images.dtype}{images.shape}".encode() + images.tobytes())
+        path = self.folder / f"{self.sha256[:16]}-{pixels[:32]}.safetensors"
+        with contextlib.suppress(PerflowError):
+            kept, _ = artifacts.read_tensors(path)
+            features = kept.pop("features").numpy()
+            return features, {name: labels.numpy() for name, labels in kept.items()}
+        features, labels = self.network.observe(images)
+        tensors = {name: torch.from_numpy(value) for name, value in {"features": features, **labels}.items()}
+        header = {"extractor": self.sha256, "pixels": pixels, "sha256": artifacts.tensor_hash(tensors)}
+        artifacts.write_tensors(path, tensors, header)
+        return features, labels
 
 
 def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:

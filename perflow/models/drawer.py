@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from perflow.core import RK45, SDE
+from perflow.core import RK45, SDE, spacing
 from perflow.core.chunks import chunked
 from perflow.core.condition import take
 from perflow.core.fields import Denoiser, course, velocity_field
@@ -38,29 +38,30 @@ class Drawer:
     items: int
     seed: int
     device: str
+    stream: str = "noise"
+    """Which noise: trials of other streams have nothing in common with those of the study."""
 
     @classmethod
     def load(
         cls, model: Path, device: str, captions: list[str], per_prompt: int, seed: int,
-        negatives: Sequence[str] = ("",),
+        negatives: Sequence[str] = ("",), stream: str = "noise",
     ) -> Drawer:  # fmt: skip
         """Load a model and embed ``captions``, ``per_prompt`` items each, and ``negatives`` of all or of each."""
-        return cls.of(handle.load(model, device), device, captions, per_prompt, seed, negatives)
+        return cls.of(handle.load(model, device), device, captions, per_prompt, seed, negatives, stream)
 
     @classmethod
     def of(
         cls, model: handle.Model, device: str, captions: list[str], per_prompt: int, seed: int,
-        negatives: Sequence[str] = ("",),
+        negatives: Sequence[str] = ("",), stream: str = "noise",
     ) -> Drawer:  # fmt: skip
         """As ``load``, of a model that is loaded."""
         away = list(negatives) if len(set(negatives)) > 1 else list(negatives[:1])
         told = model.base.embed([*captions, *away] if model.base.has_null else captions)
         prompts, null = torch.arange(len(captions)).repeat_interleave(per_prompt), None
         if model.base.has_null:
-            null = take(
-                told, torch.arange(len(away)).repeat_interleave(per_prompt if len(away) > 1 else 1) + len(captions)
-            )
-        return cls(model, take(told, prompts), null, len(prompts), seed, device)
+            every = torch.arange(len(captions), len(captions) + len(away))
+            null = take(told, every.repeat_interleave(per_prompt if len(away) > 1 else 1))
+        return cls(model, take(told, prompts), null, len(prompts), seed, device, stream)
 
     def away(self, items: Tensor) -> dict[str, Tensor] | None:
         """What guidance leads away from for some of the items: [1, ...] or [len(items), ...]."""
@@ -70,13 +71,14 @@ class Drawer:
 
     def noise(self, stream: int) -> Tensor:
         """Initial noise of all items, [N, *latent]."""
-        return self.model.noise(self.seed, f"noise-{stream}", range(self.items)).to(self.device)
+        return self.model.noise(self.seed, f"{self.stream}-{stream}", range(self.items)).to(self.device)
 
     @torch.inference_mode()
     def draw(self, trial: Trial, noise: Tensor) -> Tensor:
-        """Latents [N, *latent] of a trial. Noise that a solver adds on its way is a function of (seed, stream, item,
-        step), so it does not depend on the chunks."""
-        return self._chunked(lambda *rows: self._course(trial, *rows)[-1], noise)
+        """Latents [N, *latent] of a trial, whose spacing is known (not ``best``). Noise that a solver adds on its way
+        is a function of (seed, stream, item, step), so it does not depend on the chunks."""
+        times = self.times(trial)
+        return self._chunked(lambda *rows: self._course(trial, times, *rows)[-1], noise)
 
     @torch.inference_mode()
     def trace(self, trial: Trial, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +87,8 @@ class Drawer:
         Of a solver that decides as it goes: start and end.
         """
         if trial.solver != RK45:
-            paths = self._chunked(lambda *rows: torch.stack([rows[0], *self._course(trial, *rows)], dim=1), noise)
+            times = self.times(trial)
+            paths = self._chunked(lambda x, i: torch.stack([x, *self._course(trial, times, x, i)], dim=1), noise)
             return paths, torch.full((len(noise),), trial.nfe)
         # one tensor a chunk: latents, and a last column for the evaluations
         rows = self._chunked(
@@ -93,6 +96,14 @@ class Drawer:
         )
         ends = rows[:, :-1].reshape(noise.shape)
         return torch.stack([noise, ends], dim=1), rows[:, -1].round().long()
+
+    def times(self, trial: Trial) -> list[float] | None:
+        """Where the trial's steps begin; None where its solver, or the windows, place them (trailing)."""
+        if isinstance(trial.spacing, list):
+            return trial.spacing
+        if trial.spacing == "trailing":
+            return None
+        return spacing.times(trial.spacing, trial.steps, self.model.base.schedule)
 
     def _chunked(self, function: Callable[..., Tensor], noise: Tensor) -> Tensor:
         return chunked(function, self.model.base.chunk, noise, torch.arange(self.items))
@@ -102,26 +113,27 @@ class Drawer:
         conditions, null = take(self.conditions, items), self.away(items)
         return lambda guidance: self.model.says(conditions, null, guidance)
 
-    def _course(self, trial: Trial, x: Tensor, items: Tensor) -> Sequence[Tensor]:
+    def _course(self, trial: Trial, times: list[float] | None, x: Tensor, items: Tensor) -> Sequence[Tensor]:
         """The states of a trial, at least the last."""
         base, says = self.model.base, self._says(items)
         if trial.scheduler is not None or trial.solver == SDE:
-            added = [generator(self.seed, f"renoise-{trial.stream}", item) for item in items.tolist()]
+            added = [generator(self.seed, f"re{self.stream}-{trial.stream}", item) for item in items.tolist()]
             field = says(trial.guidance)
             if trial.scheduler is not None:
-                return [schedulers.draw(trial.scheduler, trial.steps, base.scheduler_config, field, x, added)]
-            times = [1 - i / trial.steps for i in range(trial.steps + 1)]
+                return [schedulers.draw(trial.scheduler, trial.steps, base.scheduler_config, field, x, added, times)]
+            even = [1 - i / trial.steps for i in range(trial.steps + 1)]
             velocity = velocity_field(field, base.flow, 0)
 
             def renoise(step: int) -> Tensor:
                 return torch.stack([torch.randn(x.shape[1:], generator=rng) for rng in added]).to(x)
 
-            return reverse_sde(velocity, x, times, base.schedule, base.config["start_scale"], renoise)[1:]
+            return reverse_sde(velocity, x, even, base.schedule, base.config["start_scale"], renoise)[1:]
         if trial.solver == RK45:
             return [self._adaptive(trial, x, items)[0]]
         flow, states = self._flow(), [x]
         scales = each_window(trial.guidance, len(flow.windows))
-        for k, steps in groupby(flow.windows.steps(trial.steps), key=lambda step: step.k):
+        laid = flow.windows.steps(trial.steps) if times is None else spacing.window_steps(flow.windows, times)
+        for k, steps in groupby(laid, key=lambda step: step.k):
             states += course(says(scales[k]), flow, states[-1], steps)
         return states[1:]
 

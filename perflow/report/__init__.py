@@ -6,9 +6,11 @@
 
 from perflow.report import plane
 from perflow.report.data import Report, load
+from perflow.report.gain import gain
 from perflow.report.listings import ablation_table, main_table
 from perflow.report.protocol import settings
 from perflow.report.provenance import provenance
+from perflow.report.questions import monotone, starts
 from perflow.report.render import render
 from perflow.report.sections import (
     ablation,
@@ -34,12 +36,14 @@ __all__ = [
     "costs",
     "curves",
     "flow",
+    "gain",
     "headline",
     "load",
     "main_table",
     "markdown",
-    "plane",
+    "monotone",
     "opening",
+    "plane",
     "provenance",
     "published",
     "quality",
@@ -49,5 +53,6 @@ __all__ = [
     "samples",
     "samples_by_windows",
     "settings",
+    "starts",
     "summary",
 ]

@@ -30,6 +30,8 @@ _ARM = (
 _COST = ("seconds", "cpu_seconds", "peak_mib", "bytes", "teacher_evaluations", "student_passes", "resumed")
 _CURVE = ("loss", "lr", "grad_norm")
 _FLOW = ("straightness", "teacher_straightness", "endpoint_error")
+_STARTS = ("start_gap",)
+"""Only of studies that compare starts."""
 _WINDOWS = (
     "base", "key", "model", "entry", "seed", "windows", "window", "start", "end",
     *(f"{name}{bound}" for name in _FLOW for bound in ("", "_low", "_high")),
@@ -59,7 +61,10 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
         "comparisons": reading.compare_all(orderings, methods, measured, 1 - confidence),
         "rows": [row for arm in methods for row in _seeds(arm, measured, study)],
     }
-    columns = {"comparisons": reading.COLUMNS, "windows": _WINDOWS, "ablation": (*main[0], "one_step_a_window")}
+    starts = any("start_gap" in row for row in tables["windows"])
+    more = [f"{name}{bound}" for name in _STARTS for bound in ("", "_low", "_high")] if starts else []
+    windows = (*_WINDOWS, *more)
+    columns = {"comparisons": reading.COLUMNS, "windows": windows, "ablation": (*main[0], "one_step_a_window")}
     for name, rows in tables.items():
         frame = pandas.DataFrame(rows, columns=columns.get(name))
         artifacts.write_text(results / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
@@ -168,7 +173,7 @@ def _windows(model: dict[str, Any], measured: dict[str, Any]) -> list[dict[str, 
     for k, (start, end) in enumerate(zip(flow["edges"], flow["edges"][1:], strict=False)):
         row = {"base": model["base"], "key": model_key(model), "model": model["name"], "entry": model["entry"]}
         row |= {"seed": model["seed"], "windows": model["windows"], "window": k, "start": start, "end": end}
-        for name in _FLOW:
+        for name in (*_FLOW, *_STARTS) if "start_gap" in flow else _FLOW:
             row |= {name: flow[name][k]["value"]}
             row |= {f"{name}_{bound}": flow[name][k][bound] for bound in ("low", "high")}
         rows.append(row)
