@@ -55,8 +55,9 @@ def main() -> None:
     if report.plane.flows(data):
         for name, drawn in report.plane.pictures(data).items():
             drawn.savefig(out / f"{name}.png", **_SAVE)
-        report.render(ROOT / "notebooks" / "plane.ipynb", results, ROOT / PUBLISHED, out / "plane.html")
-        (out / "plane.ipynb").unlink()  # executed: the page shows all of it
+        report.render(
+            ROOT / "notebooks" / "plane.ipynb", results, ROOT / PUBLISHED, given.home / "reports" / "plane.html"
+        )
     (out / "README.md").write_text(_page(study, data, given, out, commit), encoding="utf-8")
     if given.home.resolve() == ROOT:
         _fill(ROOT / "README.md", {"table": report.headline(out), "readings": report.readings_markdown(out)})
