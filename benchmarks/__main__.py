@@ -1,4 +1,4 @@
-"""Every table of docs/performance.md that asks for a device: ``python -m benchmarks --device cuda``, under ten minutes.
+"""Every table of docs/performance.md that asks for a device: ``python -m benchmarks --device cuda``.
 
 ``--quick`` shrinks everything, to see that it runs.
 """

@@ -15,6 +15,15 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def scatter(points: np.ndarray, side: int = 256, reach: float = 6.0) -> np.ndarray:
+    """Points [N, 2] as dark dots on white, uint8 [side, side, 3]; those farther out than ``reach`` are left out."""
+    places = np.rint((points + reach) / (2 * reach) * (side - 1))
+    places = places[((places >= 0) & (places < side)).all(1)].astype(int)
+    picture = np.full((side, side, 3), 255, np.uint8)
+    picture[side - 1 - places[:, 1], places[:, 0]] = (31, 41, 55)
+    return picture
+
+
 def tile(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """The first rows x columns of images [N, H, W, 3] side by side, white where there are fewer.
 

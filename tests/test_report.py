@@ -353,7 +353,7 @@ def test_rows_over_other_groups_are_not_compared(home: Path, published: Path) ->
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda ordering: ordering.update(metric="fid"), "no metric 'fid'; there are coverage, density"),
+        (lambda ordering: ordering.update(metric="fid"), "no metric 'fid'; there are coverage, crossing"),
         (lambda ordering: ordering.update(better={"colour": 1}), "no field 'colour'; there are key, base"),
     ],
 )
@@ -510,8 +510,9 @@ def test_a_killed_kernel_is_one_line(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.ipynb"]
 
 
-def test_the_notebook_is_prose_and_calls(root: Path) -> None:
-    book = json.loads((root / "notebooks/report.ipynb").read_text())
+@pytest.mark.parametrize("name", ["report", "plane"])
+def test_a_notebook_is_prose_and_calls(root: Path, name: str) -> None:
+    book = json.loads((root / f"notebooks/{name}.ipynb").read_text())
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     text = "\n".join("".join(cell["source"]) for cell in code)

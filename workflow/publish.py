@@ -1,4 +1,5 @@
-"""Keep a finished study in docs/results/<name>/: its tables, two pictures, and how it was made.
+"""Keep a finished study in docs/results/<name>/: its tables, two pictures, and how it was made; of flows on the plane
+also the page of notebooks/plane.ipynb and its figures.
 
     python workflow/publish.py [--home studies/<name>] [--seconds WALL] [--machine TEXT]
 
@@ -21,6 +22,7 @@ from perflow.report import figures, galleries
 from perflow.report.words import seconds as clock
 
 ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = Path("workflow/report/published.json")
 _SAVE = {"dpi": 80, "bbox_inches": "tight"}
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "snakemake")
 
@@ -42,18 +44,24 @@ def main() -> None:
         if table.name != "curves.csv":  # long, and drawn in the report
             shutil.copy2(table, out / "tables")
     shutil.copy2(results / "metrics.json", out)
-    data = report.load(results / "specs" / "study.json", results, ROOT / "workflow/report/published.json")
+    data = report.load(results / "specs" / "study.json", results, ROOT / PUBLISHED)
     bases = [base["name"] for base in study["bases"]]
     for base in bases:
         suffix = "" if len(bases) == 1 else f"-{base}"
         figures.quality(data, base, data.shown("fd_teacher")).savefig(out / f"quality{suffix}.png", **_SAVE)
         steps = galleries.shown_steps(data, base)
-        if steps:
+        if steps and galleries.pictured(data, base):
             galleries.gallery(data, base, steps[0]).savefig(out / f"gallery{suffix}.png", **_SAVE)
     for setting in dict.fromkeys(transfer["setting"] for transfer in study["transfers"]):
         lines = data.of_setting(setting)
         drawn = galleries.elsewhere(data, setting, galleries.shown_base(lines), min(line["steps"] for line in lines))
         drawn.savefig(out / f"{setting}.png", **_SAVE)
+    if report.plane.flows(data):
+        for name, drawn in report.plane.pictures(data).items():
+            drawn.savefig(out / f"{name}.png", **_SAVE)
+        report.render(
+            ROOT / "notebooks" / "plane.ipynb", results, ROOT / PUBLISHED, given.home / "reports" / "plane.html"
+        )
     (out / "README.md").write_text(_page(study, data, given, out, commit), encoding="utf-8")
     if given.home.resolve() == ROOT:
         _fill(ROOT / "README.md", {"table": report.headline(out), "readings": report.readings_markdown(out)})

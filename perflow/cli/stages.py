@@ -28,11 +28,11 @@ class Stage(NamedTuple):
     """Option -> its help."""
     beside: Callable[[Path], list[Path]] = lambda out: []
     """What the stage writes beside ``--out``, from its path."""
-    optional: tuple[str, ...] = ()
-    """Inputs that not every row has."""
     cost: Callable[[Path], Path] = lambda out: out.with_name("cost.json")
     running: tuple[Any, ...] = ()
     """Options of how it is run, which are no matter of the row."""
+    optional: dict[str, str] = {}
+    """Options of inputs that only some rows have."""
 
 
 def _curve(out: Path) -> list[Path]:
@@ -60,6 +60,9 @@ STAGES = {
         "Train an embedded base and save it as a diffusers pipeline folder with its handle.",
         {"dataset": _DATASET}, _curve,
     ),
+    "rectify": Stage(
+        "Train a flow on the plane from points, with no teacher.", {"dataset": _DATASET}, _curve,
+    ),
     "prepare": Stage("Take a pretrained checkpoint as a base, checked against its row.", {"dataset": _DATASET}, _curve),
     "tune": Stage(
         "Fine-tune a base's network on other images.",
@@ -71,8 +74,8 @@ STAGES = {
     ),
     "adapt": Stage(
         "Train a LoRA or a ControlNet beside a base.",
-        {"base": _HANDLE.format("base"), "latents": "Manifest of the images as it sees them.",
-         "dataset": f"{_DATASET[:-1]}, of which a ControlNet is shown the edges."}, _curve, optional=("dataset",),
+        {"base": _HANDLE.format("base"), "latents": "Manifest of the images as it sees them."}, _curve,
+        optional={"dataset": f"{_DATASET[:-1]}, of which a ControlNet is shown the edges."},
     ),
     "extractor": Stage(
         "Make the feature network that models are measured with: train it, or take in weights.",
@@ -85,6 +88,7 @@ STAGES = {
     "cache": Stage(
         "Let the teacher solve windows and keep their two ends (resumes shard by shard).",
         {"teacher": _HANDLE.format("teacher"), "latents": "Manifest of the base's latents."}, running=_CACHING,
+        optional={"student": _HANDLE.format("student at whose own states windows start")},
     ),
     "train": Stage(
         "Teach a student from window pairs (resumes to the same bytes).",
@@ -95,20 +99,23 @@ STAGES = {
         "Subtract the base: a delta whose header says all that is needed to use it, and the student's handle.",
         {"student-spec": "The student's own spec.", "weights": "The student's averaged weights.",
          "base": _HANDLE.format("base")},
-        lambda out: [out.with_name("model.json")], cost=lambda out: out.with_name("export.cost.json"),
+        lambda out: [out.with_name("model.json")], lambda out: out.with_name("export.cost.json"),
     ),
     "sample": Stage(
         "Draw all trials of a row, or one prompt into a PNG.",
         {"model": _HANDLE.format("model"), "teacher": _HANDLE.format("base that counts as teacher"),
          "prompts": "What is drawn."},
+        optional={"extractor": "The feature network by which spacings are searched for.",
+         "captions": "Manifest of the split whose captions a search draws.",
+         "pairs": "Manifest of the pairs whose starts are compared with the student's own states."},
     ),
     "transfer": Stage(
         "Draw all trials of a model in a setting, with diffusers' own pipelines.",
         {"base": _HANDLE.format("base that is drawn with"),
          "model": _HANDLE.format("base again, or of a student whose delta is put into it"),
-         "prompts": "What is drawn.", "dataset": f"{_DATASET[:-1]} whose images are shown, if any are.",
-         "adapter": "The adapter, if there is one."},
-        optional=("dataset", "adapter"),
+         "prompts": "What is drawn."},
+        optional={"dataset": f"{_DATASET[:-1]} whose images are shown, if any are.",
+                  "adapter": "The adapter, if there is one."},
     ),
     "evaluate": Stage(
         "Compute every metric of a model's trials, with intervals.",
@@ -125,10 +132,11 @@ def _options(verb: str, required: bool = True) -> Callable[[Any], Any]:
     options = [
         click.option("--spec", type=FILE, required=required, help="The row: results/specs/<table>/<row>.json."),
         *(
-            click.option(f"--{name}", type=FILE, required=required and name not in STAGES[verb].optional, help=text)
+            click.option(f"--{name}", type=FILE, required=required, help=text)
             for name, text in STAGES[verb].inputs.items()
         ),
         *STAGES[verb].running,
+        *(click.option(f"--{name}", type=FILE, help=text) for name, text in STAGES[verb].optional.items()),
         click.option("--out", type=FILE, required=True, help="What is written; complete or absent."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
         click.option("--log", type=FILE, help="Also append progress to this file."),
@@ -149,14 +157,14 @@ def _run(
     verb: str, spec: Path, out: Path, device: str, log: Path | None, root: Path, dry_run: bool, **given: Any
 ) -> None:
     """One stage under ``running.run``; the cost is the last thing it writes."""
+    inputs = {name: path for name, path in given.items() if path is not None}
     if dry_run:
         click.echo(json.dumps(artifacts.read_spec(spec)._asdict(), indent=1, ensure_ascii=False))
         return
     from perflow import running
 
     stage, row = STAGES[verb], artifacts.read_spec(spec).row
-    told = {name: given.pop(name) for name in [option.replace("-", "_") for option in stage.inputs]}
-    inputs = {name: path for name, path in told.items() if path is not None}
+    inputs = {name: given.pop(name) for name in [option.replace("-", "_") for option in stage.inputs]}
     if running.helps() and "processes" not in given:
         raise PerflowError(f"{verb}: is the work of one process; start it without a launcher of several (RANK is set)")
     processes = given.pop("processes", 1)

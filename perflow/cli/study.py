@@ -9,6 +9,7 @@ import click
 
 from perflow import artifacts
 from perflow.cli.group import FILE, main
+from perflow.errors import PerflowError
 
 _results = click.option(
     "--results", type=FILE, default="results", show_default=True, help="The study's results folder."
@@ -80,6 +81,23 @@ def plan(params: Path, write: bool) -> None:
     click.echo(config.plan(study))
     if write:
         config.write_specs(study)
+
+
+@main.command()
+@click.argument("metrics", type=FILE)
+@click.option("--windows", type=click.IntRange(1, 100), required=True, help="How many.")
+def edges(metrics: Path, windows: int) -> None:
+    """Print the edges of windows in which the teacher turns equally much, for a study's ``windows``.
+
+    METRICS is what was measured of a student on its windows: results/metrics/<student>.json. More windows tell more.
+    """
+    from perflow.config.axis import even_edges
+
+    flow = artifacts.read_object(metrics, "a student's metrics", flow=dict | None)["flow"]
+    if flow is None:
+        raise PerflowError(f"{metrics}: of a model that is not sampled on windows; its flow was not measured")
+    found = even_edges(flow["edges"], [window["value"] for window in flow["teacher_straightness"]], windows)
+    click.echo("[" + ", ".join(f"{edge:g}" for edge in found) + "]")
 
 
 @main.command()

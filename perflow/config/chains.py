@@ -1,4 +1,5 @@
-"""Rows that learn from a student: by its weights (``start``) or by pairs it makes (``teacher``).
+"""Rows that learn from a student: by its weights (``start``), by pairs it makes (``teacher``) or by
+states it passes (``student``).
 
 A reference is an entry of ``students``. Of an entry with several windows it means those of the row that refers to
 it, unless windows are named too, as in ``reflow-k4``. It always means training seed 0.
@@ -42,8 +43,9 @@ def link(params: rows.Params, place: str, reference: str, base: str, label: str)
 def check_chains(params: rows.Params) -> None:
     """PerflowError for a reference to no student, and for entries that learn from themselves."""
     for name, recipe in params.pairs.items():
-        if recipe.teacher is not None:
-            _parts(params, f"pairs.{name}.teacher", recipe.teacher)
+        for role in ("teacher", "student"):
+            if (other := getattr(recipe, role)) is not None:
+                _parts(params, f"pairs.{name}.{role}", other)
     for entry in params.students:
         _walk(params, entry, [])
 
@@ -55,8 +57,9 @@ def _walk(params: rows.Params, entry: str, behind: list[str]) -> None:
     recipe, needed = params.students[entry], set()
     if recipe.start is not None:
         needed.add(_parts(params, f"students.{entry}.start", recipe.start)[0])
-    if recipe.pairs in params.pairs and (teacher := params.pairs[recipe.pairs].teacher) is not None:
-        needed.add(_parts(params, f"pairs.{recipe.pairs}.teacher", teacher)[0])
+    for role in ("teacher", "student") if recipe.pairs in params.pairs else ():
+        if (other := getattr(params.pairs[recipe.pairs], role)) is not None:
+            needed.add(_parts(params, f"pairs.{recipe.pairs}.{role}", other)[0])
     for other in sorted(needed):
         _walk(params, other, [*behind, entry])
 

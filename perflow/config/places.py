@@ -18,6 +18,8 @@ _RECORDS = {
 }
 
 
+FEATURES = Path("results/features")
+"""What large feature networks saw, by content; of no row, and made again where it is missing."""
 SPECS = Path("results/specs")
 SUMMARY = SPECS / "study.json"
 """What the report and the tracker read of the study as a whole."""

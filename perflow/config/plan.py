@@ -7,16 +7,19 @@ import contextlib
 from perflow import artifacts, record
 from perflow.config import places
 from perflow.config.bases import latents_row, root
-from perflow.config.rows import Pretrained, Scaled, Transfer, Tuned
+from perflow.config.rows import Flow, Pretrained, Scaled, Transfer, Tuned
 from perflow.config.study import TABLES, Study
-from perflow.core import SOLVER_CALLS, WINDOW
+from perflow.core import BEST, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import dashed, each_window
+from perflow.datasets import POINTS
 from perflow.errors import PerflowError
 from perflow.models import OPTIONS
 
 _RATES = {"pairs": 1.0e-3, "training": 1.6e-3, "samples": 6.0e-4, "start": 9.0, "evaluations": 8.0, "base": 2.6e-3}
 """CPU seconds per network evaluation (pairs, samples), per trained item (training, base) and per job
 (start, evaluations), of the embedded base on one 2020s server core; used for rows never run here."""
+_POINT = 0.005
+"""What a point on the plane costs of that."""
 
 
 def pair_evaluations(study: Study, name: str) -> int:
@@ -30,9 +33,13 @@ def pair_evaluations(study: Study, name: str) -> int:
 
 
 def sample_evaluations(study: Study, name: str) -> int:
-    """Network evaluations of all trials of one model."""
+    """Network evaluations of all trials of one model; at most, where spacings are searched for."""
     row = study.samples[name]
-    return sum(trial.nfe for trial in row.trials) * row.sampling.prompts * row.sampling.per_prompt
+    drawn = sum(trial.nfe for trial in row.trials) * row.sampling.prompts * row.sampling.per_prompt
+    if (search := row.sampling.search) is None:
+        return drawn
+    tried = sum(trial.nfe for trial in row.trials if trial.spacing == BEST) * (len(SPACINGS) + 2 * search.rounds)
+    return drawn + tried * search.prompts * search.per_prompt
 
 
 def transfer_evaluations(study: Study, name: str) -> int:
@@ -48,6 +55,8 @@ def _drawn(study: Study, row: Transfer) -> int:
 
 def _latent_floats(study: Study, base: str) -> int:
     row = study.bases[root(study.bases, base)]
+    if isinstance(row, Flow):
+        return 2
     # a pretrained autoencoder is not read here; nearly all have four levels
     levels = 4 if isinstance(row, Pretrained) else len(row.autoencoder_channels)
     if OPTIONS.get(row.family):  # pixels
@@ -62,27 +71,31 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
         cost = record.read(places.record(table, name))
         if cost["spec"] == artifacts.spec_hash(study.spec(table, name)):
             return cost["cpu_seconds"], True
-    start = _RATES["start"]
+    start, row = _RATES["start"], getattr(study, table)[name]
+    base = row if table == "bases" else study.bases.get(getattr(row, "base", ""))
+    each = {stage: rate * (_POINT if isinstance(base, Flow) else 1) for stage, rate in _RATES.items()}
     match table:
         case "pairs":
-            return start + pair_evaluations(study, name) * _RATES["pairs"], False
+            return start + pair_evaluations(study, name) * each["pairs"], False
         case "students":
             training = study.students[name].training
-            return start + training.steps * training.batch * _RATES["training"], False
+            return start + training.steps * training.batch * each["training"], False
         case "samples":
-            return start + sample_evaluations(study, name) * _RATES["samples"], False
+            return start + sample_evaluations(study, name) * each["samples"], False
         case "transfers":
-            return start + transfer_evaluations(study, name) * _RATES["samples"], False
+            return start + transfer_evaluations(study, name) * each["samples"], False
         case "adapters":
             training = study.adapters[name].training
-            return start + training.steps * training.batch * _RATES["training"], False
+            return start + training.steps * training.batch * each["training"], False
         case "bases" if isinstance(study.bases[name], Pretrained | Scaled):
             return start, False
         case "bases" if isinstance(study.bases[name], Tuned):
             training = study.bases[name].network
-            return start + training.steps * training.batch * _RATES["training"], False
+            return start + training.steps * training.batch * each["training"], False
         case "bases":
             row = study.bases[name]
+            if isinstance(row, Flow):
+                return start + row.network.steps * row.network.batch * each["training"], False
             items = row.network.steps * row.network.batch + row.autoencoder.steps * row.autoencoder.batch
             return start + items * _RATES["base"], False
         case "extractors":
@@ -137,7 +150,8 @@ def _work(study: Study, table: str, name: str) -> str:
     match table:
         case "splits":
             row = study.splits[name]
-            return f"{sum(row.counts.values()):,} images ({row.source})"
+            kind = "points" if row.source in POINTS else "images"
+            return f"{sum(row.counts.values()):,} {kind} ({row.source})"
         case "prompts":
             return f"{study.prompts[name].count:,} prompts"
         case "latents":
@@ -157,7 +171,9 @@ def _work(study: Study, table: str, name: str) -> str:
             return f"pretrained ({row.source.kind})" if isinstance(row, Pretrained) else f"{row.network.steps:,} steps"
         case "extractors":
             row = study.extractors[name]
-            return f"{row.training.steps:,} steps" if row.training else f"{row.kind}, sha256 {row.sha256[:12]}"
+            if row.sha256:
+                return f"{row.kind}, sha256 {row.sha256[:12]}"
+            return f"{row.training.steps:,} steps" if row.training else row.kind
         case "pairs":
             row = study.pairs[name]
             return (

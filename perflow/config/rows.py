@@ -9,7 +9,20 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
+
+from perflow.core import BEST, DIFFUSIONS, DISTRIBUTIONS, INTERPOLATIONS, SPACINGS
+from perflow.models import FLOWS
 
 Edges = list[float]
 """Window edges, falling from 1 (noise) to 0 (data)."""
@@ -56,6 +69,13 @@ class Row(BaseModel):
     """Strict and frozen: unknown keys and wrong types are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Fields that are not written out while they have their default, so that rows without them are as they were."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        unused = {name for name in self.optional if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in write(self).items() if name not in unused}
 
 
 class Optim(Row):
@@ -87,8 +107,8 @@ class Dataset(Row):
 
     source: str
     resolution: Count = 16
-    style: str = "plain"
-    """How the source draws; a base is fine-tuned to another style of the same things."""
+    style: str | None = None
+    """How digits are drawn, plain unless said; a base is fine-tuned to another style of the same things."""
     counts: Annotated[dict[SplitName, Count], AfterValidator(_check_splits)]
 
 
@@ -315,6 +335,28 @@ class Pretrained(Row):
     """CPU threads while it is prepared."""
 
 
+class Flow(Row):
+    """A flow on the plane, trained from points alone: no teacher, no captions (rectified flow, arXiv 2209.03003)."""
+
+    family: str
+    dataset: Name
+    start: Literal[DISTRIBUTIONS] = "gaussian"
+    """The distribution at t = 1; another than a Gaussian makes it a transfer from one to the other."""
+    start_scale: Positive = 1.0
+    interpolation: Literal[INTERPOLATIONS] = "straight"
+    prediction: Literal["velocity"] = "velocity"
+    width: Count = 64
+    depth: Count = 3
+    network: Optim
+    threads: Count = 1
+    """CPU threads while training."""
+
+    @property
+    def diffusion(self) -> bool:
+        """Whether there is a reverse SDE: a path of a diffusion, from a Gaussian."""
+        return self.start == "gaussian" and self.interpolation in DIFFUSIONS
+
+
 class TuneRecipe(Row):
     """A fine-tune: a base whose network starts from another's; text model and autoencoder stay."""
 
@@ -358,6 +400,7 @@ ANY_BASE = {
     "union[pretrained]": Pretrained,
     "union[tuned]": TuneRecipe,
     "union[scaled]": ScaledRecipe,
+    "union[flow]": Flow,
 }
 """The types of an entry of ``bases``, by their tag."""
 _MARKS = {"source": "union[pretrained]", "fine_tune": "union[tuned]", "scaled": "union[scaled]"}
@@ -367,7 +410,9 @@ _MARKS = {"source": "union[pretrained]", "fine_tune": "union[tuned]", "scaled": 
 def _base_tag(given: Any) -> str:
     if isinstance(given, Row):
         return next(tag for tag, kind in ANY_BASE.items() if isinstance(given, kind))
-    keys = given if isinstance(given, dict) else ()
+    keys = given if isinstance(given, dict) else {}
+    if keys.get("family") in FLOWS:
+        return "union[flow]"
     return next((tag for key, tag in _MARKS.items() if key in keys), "union[trained]")
 
 
@@ -375,10 +420,11 @@ BaseRecipe = Annotated[
     Annotated[Base, Tag("union[trained]")]
     | Annotated[Pretrained, Tag("union[pretrained]")]
     | Annotated[TuneRecipe, Tag("union[tuned]")]
-    | Annotated[ScaledRecipe, Tag("union[scaled]")],
+    | Annotated[ScaledRecipe, Tag("union[scaled]")]
+    | Annotated[Flow, Tag("union[flow]")],
     Discriminator(_base_tag),
 ]
-AnyBase = Base | Pretrained | Tuned | Scaled
+AnyBase = Base | Pretrained | Tuned | Scaled | Flow
 """The rows of bases."""
 
 
@@ -410,7 +456,8 @@ class Adapter(AdapterRecipe):
 
 
 class Extractor(Row):
-    """A feature network: a small classifier of a data set's attributes, or one that others trained."""
+    """A feature network: a small classifier of a data set's attributes, or one that others trained; or, for points,
+    their coordinates."""
 
     kind: str = "classifier"
     dataset: Name | None = None
@@ -424,6 +471,8 @@ class Extractor(Row):
     def _complete(self) -> Extractor:
         own, foreign = ("dataset", "training"), ("weights", "sha256")
         needed, other = (own, foreign) if self.kind == "classifier" else (foreign, own)
+        if self.kind == "coordinates":
+            needed, other = own[:1], (*own[1:], *foreign)
         absent = [name for name in needed if getattr(self, name) is None]
         surplus = [name for name in other if getattr(self, name) is not None]
         if absent or surplus:
@@ -452,9 +501,13 @@ class Latents(Encoding):
 class PairsRecipe(Row):
     """How the teacher makes window pairs; the windows come from the students that use them."""
 
-    starts: Literal["data", "trajectory", "mixture"] = "data"
-    """Where windows start: noised real latents, the teacher's trajectories from t=1, or half of each window's pairs
-    either way."""
+    optional = ("student",)
+
+    starts: Literal["data", "trajectory", "mixture", "student"] = "data"
+    """Where windows start: noised real latents, the teacher's trajectories from t=1, half of each window's pairs
+    either way, or the states of ``student`` on its own way."""
+    student: Name | None = None
+    """An entry of ``students`` whose own states windows start at (``starts: student``)."""
     guidance: Guidance
     drop: Share = 0.0
     """Share of pairs whose caption is the empty one (CFG-sync), decided by pair index."""
@@ -469,9 +522,18 @@ class PairsRecipe(Row):
     teacher: Name | None = None
     """An entry of ``students`` that makes the pairs; None: the base."""
 
+    @model_validator(mode="after")
+    def _whose_states(self) -> PairsRecipe:
+        if (self.starts == "student") != (self.student is not None):
+            raise ValueError(
+                f"starts: student goes with student, an entry of students; got starts {self.starts!r} and student"
+                f" {self.student!r}"
+            )
+        return self
+
 
 class Pairs(PairsRecipe):
-    """One cache: a recipe on one base and one set of window edges; ``teacher`` is a student's row, or None."""
+    """One cache: a recipe on one base and one set of window edges; ``teacher`` and ``student`` are rows, or None."""
 
     base: Name
     dataset: Name
@@ -480,7 +542,7 @@ class Pairs(PairsRecipe):
 
 
 def _check_once(values: list) -> list:
-    if len(set(values)) < len(values):
+    if any(value in values[:i] for i, value in enumerate(values)):
         raise ValueError(f"the same value stands twice; got {values}")
     return values
 
@@ -488,12 +550,41 @@ def _check_once(values: list) -> list:
 Steps = Annotated[int, Field(ge=1, le=1000)]
 
 
+def _check_spacing(spacing: str | list[float]) -> str | list[float]:
+    if isinstance(spacing, str):
+        if spacing not in (*SPACINGS, BEST):
+            raise ValueError(f"a spacing is one of {', '.join((*SPACINGS, BEST))}, or times; got {spacing!r}")
+        return spacing
+    falls = all(a > b for a, b in zip(spacing, spacing[1:], strict=False))
+    if not spacing or not falls or not 0 < spacing[-1] <= spacing[0] <= 1:
+        raise ValueError(f"steps begin at falling times in (0, 1], such as [1, 0.6, 0.3, 0.1]; got {spacing}")
+    return spacing
+
+
+Spacing = Annotated[str | list[float], AfterValidator(_check_spacing)]
+"""Where steps lie: a name of ``core.SPACINGS``, ``best`` (searched for on development samples), or their times."""
+
+
 class TrialRecipe(Row):
-    """Which samplers a model is tried with: every solver at every number of steps."""
+    """Which samplers a model is tried with: every solver at every number of steps, spacing and teacher."""
+
+    optional = ("evaluations", "spacings", "teachers")
 
     solvers: Annotated[list[str], Field(min_length=1), AfterValidator(_check_once)]
-    steps: Annotated[list[Steps], Field(min_length=1), AfterValidator(_check_once)]
+    steps: Annotated[list[Steps], AfterValidator(_check_once)] = []
+    evaluations: Annotated[list[Steps], Field(min_length=1), AfterValidator(_check_once)] | None = None
+    """In place of steps: network evaluations that a trial may cost; each solver takes as many steps as they buy."""
     guidance: WindowGuidance | None = None
+    """None: the teacher's."""
+    spacings: Annotated[list[Spacing], Field(min_length=1), AfterValidator(_check_once)] = ["trailing"]
+    teachers: Annotated[list[Guidance], Field(min_length=1), AfterValidator(_check_once)] | None = None
+    """Guidance of the teachers that the trials are held against; None: ``sampling.teacher``'s."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrialRecipe:
+        if bool(self.steps) == bool(self.evaluations):
+            raise ValueError("trials have steps or evaluations, a list of one of them; got both or neither")
+        return self
 
 
 _MOST_TRIALS = 5000
@@ -501,6 +592,8 @@ _MOST_TRIALS = 5000
 
 class StudentRecipe(Row):
     """An entry of params.yaml; ``bases``, ``windows`` and ``seeds`` are axes."""
+
+    optional = ("rank",)
 
     label: Label
     bases: Annotated[list[Name], Field(min_length=1), AfterValidator(_check_once)] | None = None
@@ -517,6 +610,8 @@ class StudentRecipe(Row):
     trials: TrialRecipe
     start: Name | None = None
     """An entry of ``students`` whose weights it starts from; None: the base."""
+    rank: Count | None = None
+    """Rank of what its matrices learn (LoRA), biases and norms fixed; None: every weight is free."""
 
     @model_validator(mode="before")
     @classmethod
@@ -530,7 +625,9 @@ class StudentRecipe(Row):
     def _bounded(self) -> StudentRecipe:
         windows = len(self.windows) if isinstance(self.windows, list) else 1
         seeds = max(self.seeds.values(), default=1) if isinstance(self.seeds, dict) else self.seeds
-        trials = windows * seeds * len(self.trials.solvers) * len(self.trials.steps)
+        recipe = self.trials
+        trials = windows * seeds * len(recipe.solvers) * len(recipe.steps or recipe.evaluations or ())
+        trials *= len(recipe.spacings) * len(recipe.teachers or [None])
         if trials > _MOST_TRIALS:
             raise ValueError(f"expands to {trials:,} trials; at most {_MOST_TRIALS:,} an entry")
         return self
@@ -538,6 +635,8 @@ class StudentRecipe(Row):
 
 class Student(Row):
     """One training: what it learns from, what its output means, how, with which seed."""
+
+    optional = ("rank",)
 
     base: Name
     family: str
@@ -550,19 +649,26 @@ class Student(Row):
     method: dict[str, Any]
     training: Optim
     seed: Seed
+    rank: Count | None = None
 
 
 class Trial(Row):
     """A model with a solver, steps and guidance; ``stream`` 0 is the common noise."""
 
+    optional = ("spacing", "teacher")
+
     name: Name
     solver: str
-    steps: Steps
+    steps: Annotated[int, Field(ge=0, le=1000)]
     guidance: WindowGuidance
-    nfe: Count
+    nfe: Annotated[int, Field(ge=0)]
+    """Network evaluations; 0 of them, and 0 steps, where the solver decides as it goes and the samples say how many."""
     stream: Annotated[int, Field(ge=0)] = 0
     scheduler: dict[str, Any] | None = None
     """A training-free solver's diffusers class (``class``) and options; None on a student's windows."""
+    spacing: Spacing = "trailing"
+    teacher: Guidance | None = None
+    """Guidance of the teacher it is held against; None: the study's."""
 
 
 class Delta(Row):
@@ -587,12 +693,26 @@ class TeacherRecipe(Row):
 class FlowRecipe(Row):
     """How straightness and end-point error are measured on the student's own path."""
 
+    optional = ("starts",)
+
     items: Count
     substeps: Several = 4
     solver: str = "heun"
     solver_steps: Count = 32
     """Least teacher steps from t=1 to t=0 for what counts as exact: each of the substeps of each window gets
     ceil(solver_steps / (windows x substeps))."""
+    starts: Several | None = None
+    """Items whose own states where windows start are compared with the starts of its training; None: not done."""
+
+
+class SearchRecipe(Row):
+    """How ``spacing: best`` is found: by a distance to the teacher on samples of other prompts and other noise."""
+
+    prompts: Several = 64
+    per_prompt: Several = 4
+    metric: Literal["kid_teacher", "fd_teacher"] = "kid_teacher"
+    rounds: Annotated[int, Field(ge=0, le=20)] = 2
+    """How often the best one so far is bent both ways, after the named ones."""
 
 
 class PromptList(Row):
@@ -616,19 +736,23 @@ class PromptList(Row):
 class Sampling(Row):
     """What every model is asked to draw."""
 
+    optional = ("search",)
+
     split: Literal["reference"] = "reference"
-    prompts: Several
-    """The first so many different captions of the split, or prompts of the list."""
+    prompts: Count
+    """The first so many different captions of the split, or prompts of the list; 1 where captions say nothing: items
+    are then independent."""
     prompt_list: PromptList | None = None
     per_prompt: Several
     teacher: TeacherRecipe
     flow: FlowRecipe
+    search: SearchRecipe | None = None
 
 
 class Prompts(Row):
     """What is drawn: prompts of a list, or a data set's captions, however many of its items a study takes."""
 
-    count: Several
+    count: Count
     list: PromptList | None = None
     captions: Captions | None = None
     split: SplitName = "reference"
@@ -636,6 +760,8 @@ class Prompts(Row):
 
 class Samples(Row):
     """All trials of one model, drawn in one job."""
+
+    optional = ("extractor", "pairs")
 
     model: Name
     base: Name
@@ -647,6 +773,10 @@ class Samples(Row):
     trials: list[Trial]
     windowed: bool
     """Measure straightness and end-point error (students sampled on their windows)."""
+    extractor: Name | None = None
+    """The feature network by which spacings are searched for; None: none is."""
+    pairs: Name | None = None
+    """The pairs whose starts are compared with the student's own states; None: not done."""
 
 
 class EvaluationRecipe(Row):

@@ -113,9 +113,10 @@ def _transfer_summary(study: Study, name: str, hashes: dict[str, dict[str, str]]
 
 
 def _links(study: Study, name: str) -> list[str]:
-    """The students a student rests on, by its start and its teacher and theirs, each once."""
+    """The students a student rests on, by its start, its teacher, its window starts and theirs, each once."""
     student = study.students[name]
-    direct = [other for other in (student.start, study.pairs[student.pairs].teacher) if other]
+    pairs = study.pairs[student.pairs]
+    direct = [other for other in (student.start, pairs.teacher, pairs.student) if other]
     return list(dict.fromkeys([*direct, *(far for near in direct for far in _links(study, near))]))
 
 

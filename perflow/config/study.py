@@ -92,6 +92,8 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
             return "perflow.stages.adapt", FAMILIES[row.family]
         case "transfers":
             return "perflow.stages.transfer", FAMILIES[row.family]
+        case "bases" if isinstance(row, rows.Flow):
+            return "perflow.stages.rectify", FAMILIES[row.family], DATASETS[study.datasets[row.dataset].source]
         case "bases":
             return "perflow.stages.base", FAMILIES[row.family], DATASETS[study.datasets[row.dataset].source]
         case "extractors":
@@ -103,6 +105,10 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
             return "perflow.stages.train", FAMILIES[row.family], METHODS[row.method["name"]]
         case "deltas":
             return ("perflow.stages.export",)
+        case "samples" if row.extractor is not None:
+            kind = study.extractors[row.extractor].kind
+            search = "perflow.search", EXTRACTORS[kind], METRICS[row.sampling.search.metric]
+            return "perflow.stages.sample", FAMILIES[row.family], *search
         case "samples":
             return "perflow.stages.sample", FAMILIES[row.family]
         case "evaluations":

@@ -71,6 +71,8 @@ def _trials(study: Study, name: str, setting: rows.SettingRecipe, trials: list[r
         taken = min(int(trial.steps * setting.strength), trial.steps)  # as diffusers' pipelines round
         if isinstance(trial.guidance, list):
             study.skipped.append(Skipped(f"{name} {trial.name}", "diffusers' pipelines take one guidance"))
+        elif trial.spacing != "trailing":
+            study.skipped.append(Skipped(f"{name} {trial.name}", "diffusers' pipelines space steps by themselves"))
         elif taken < 1:
             study.skipped.append(Skipped(f"{name} {trial.name}", f"strength {setting.strength:g} leaves no step"))
         else:

@@ -6,15 +6,18 @@ guidance already inside (see ``guidance.guided``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from perflow.core.chunks import chunked
+from perflow.core.condition import Condition, take
 from perflow.core.grid import WindowStep
 from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.prediction import from_epsilon, to_epsilon
 from perflow.core.schedule import Schedule
+from perflow.core.velocity import Velocity
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -55,12 +58,48 @@ def student_field(network: Denoiser, flow: PiecewiseFlow) -> Callable[[Tensor, i
     return field
 
 
-def follow(network: Denoiser, flow: PiecewiseFlow, x: Tensor, steps: Iterable[WindowStep]) -> Tensor:
-    """Take x [B, ...] along ``steps`` of a student's flow, one call of the network each."""
+def course(network: Denoiser, flow: PiecewiseFlow, x: Tensor, steps: Iterable[WindowStep]) -> Iterator[Tensor]:
+    """The states of x [B, ...] after each of ``steps`` of a student's flow, one call of the network each."""
     says = student_field(network, flow)
     for k, u_from, u_to in steps:
         x = flow.step(x, says(x, k, u_from), k, u_from, u_to)
+        yield x
+
+
+def follow(network: Denoiser, flow: PiecewiseFlow, x: Tensor, steps: Iterable[WindowStep]) -> Tensor:
+    """Take x [B, ...] along ``steps`` of a student's flow."""
+    for state in course(network, flow, x, steps):
+        x = state
     return x
+
+
+def velocity_field(network: Denoiser, flow: PiecewiseFlow, k: int) -> Velocity:
+    """Window k of a student that says velocity, as ``velocity`` solves it: (x [B, ...], t [B]) -> dx/dt."""
+    says, start, end = student_field(network, flow), flow.time(k, 0.0), flow.time(k, 1.0)
+    return lambda x, t: says(x, k, ((start - t) / (start - end)).clamp(0, 1))
+
+
+def way(
+    says: Callable[[Condition, Condition | None, float], Denoiser], flow: PiecewiseFlow, x: Tensor,
+    conditions: Mapping[str, Tensor], null: Condition | None, guidance: Sequence[float],
+    pieces: Iterable[Sequence[WindowStep]], chunk: int,
+) -> list[Tensor]:  # fmt: skip
+    """Where a student comes by: x [N, ...], then the end of each of ``pieces`` of its flow, in chunks of ``chunk``.
+
+    ``says`` is its network under a condition, what guidance leads away from, and a guidance; ``guidance`` is one
+    number a window of the flow, ``conditions`` [N, ...], ``null`` [1, ...].
+    """
+    states, items = [x], torch.arange(len(x))
+    for steps in pieces:
+
+        def walk(x: Tensor, index: Tensor, steps: Sequence[WindowStep] = steps) -> Tensor:
+            condition = take(conditions, index)
+            for step in steps:
+                x = follow(says(condition, null, guidance[step.k]), flow, x, [step])
+            return x
+
+        states.append(chunked(walk, chunk, states[-1], items))
+    return states
 
 
 def _timesteps(index: Tensor, x: Tensor) -> Tensor:

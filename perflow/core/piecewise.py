@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from perflow.core.broadcast import per_item, working_dtype
+from perflow.core.interpolation import Interpolation
 from perflow.core.prediction import PREDICTIONS, to_epsilon
 from perflow.core.schedule import Schedule
 from perflow.core.windows import Windows
@@ -105,17 +106,18 @@ class PiecewiseFlow:
 
     ``path`` is straight or diffusion; ``prediction`` is what the student says (ddim_eps, diff_eps, velocity);
     ``base_prediction`` is what the network it was taken from says (epsilon, v, x0), which the two eps
-    predictions keep, so that an untaught student is its base. Below, k [B] and u [B] may also be single
-    numbers; keep them on the CPU, where coefficients are computed in fp64. Results are fp32 (fp64 for fp64).
+    predictions keep, so that an untaught student is its base; a flow on the plane says velocity, as its
+    students do. Below, k [B] and u [B] may also be single numbers; keep them on the CPU, where coefficients
+    are computed in fp64. Results are fp32 (fp64 for fp64).
 
     PerflowError for unknown names, a window too short to hold two noise levels, or an eps prediction on a
     schedule of zero terminal SNR, where noise says nothing of the data.
 
-    ``timestep_offset`` is what a network is told: -1 is T t - 1, the timesteps its base was trained with; 0 is T t,
-    as published weights were taught.
+    ``timestep_offset`` is what a network is told: -1 is what its base was trained with, T t - 1, or t itself of a flow
+    on the plane; 0 is T t, as published weights were taught.
     """
 
-    schedule: Schedule
+    schedule: Schedule | Interpolation
     windows: Windows
     path: str = "straight"
     prediction: str = "ddim_eps"
@@ -126,13 +128,16 @@ class PiecewiseFlow:
         for field, known in (
             ("path", PATHS),
             ("prediction", WINDOW_PREDICTIONS),
-            ("base_prediction", PREDICTIONS),
+            ("base_prediction", (*PREDICTIONS, "velocity")),
         ):
             if getattr(self, field) not in known:
                 raise PerflowError(f"{field}: no '{getattr(self, field)}'; there are {', '.join(known)}")
         if self.timestep_offset not in (0, -1):
             raise PerflowError(f"timestep_offset: 0 (published weights) or -1 (ours), not {self.timestep_offset}")
-        for k, flat in enumerate((self._ends.alpha_s >= self._ends.alpha_e).tolist()):
+        if self.base_prediction == "velocity" != self.prediction:
+            raise PerflowError(f"prediction: a base that says velocity has no '{self.prediction}'; use velocity")
+        stands = (self._ends.alpha_s >= self._ends.alpha_e) & (self._ends.sigma_s <= self._ends.sigma_e)
+        for k, flat in enumerate(stands.tolist()):
             if flat:
                 edges = self.windows.edges[k : k + 2]
                 raise PerflowError(f"windows: {list(edges)} is less than a timestep, 1/{len(self.schedule)}")
@@ -144,7 +149,10 @@ class PiecewiseFlow:
         return self.windows.time(k, u)
 
     def timestep(self, k: int | Tensor, u: float | Tensor) -> Tensor:
-        """What the network is given there: 999, 749, …, or 1000, 750, … with an offset of 0; fp64 on CPU."""
+        """What the network is given there: 999, 749, …, or 1000, 750, … with an offset of 0; fp64 on CPU.
+
+        Of a flow on the plane t itself.
+        """
         return self.schedule.index(self.time(k, u)) + 1 + self.timestep_offset
 
     def interpolate(self, start: Tensor, end: Tensor, k: int | Tensor, u: float | Tensor) -> Tensor:

@@ -21,7 +21,14 @@ DATASETS = {
     "parquet": "perflow.datasets.parquet:Parquet",
     "imagefolder": "perflow.datasets.imagefolder:ImageFolder",
     "hub": "perflow.datasets.hub:Hub",
+    "triangle": "perflow.datasets.plane:Triangle",
+    "triangle_flipped": "perflow.datasets.plane:TriangleFlipped",
+    "ring": "perflow.datasets.plane:Ring",
+    "moons": "perflow.datasets.plane:Moons",
 }
+
+POINTS = ("triangle", "triangle_flipped", "ring", "moons")
+"""Sources of points on the plane; the others are of images."""
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 """Files of an image folder that hold captions."""

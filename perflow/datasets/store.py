@@ -28,15 +28,17 @@ def parts(count: int, resolution: int) -> list[range]:
 def write(path: str | Path, rows: Iterable[Mapping[str, Any]], attributes: Iterable[str]) -> list[str]:
     """Write one split to ``path`` atomically, with the same bytes every time; return its columns.
 
-    ``rows`` hold ``image`` (PNG bytes), ``text``, every attribute as a string or None, and
-    ``label_<attribute>`` as an integer.
+    ``rows`` hold ``image`` (PNG bytes) or ``point`` (two numbers), ``text``, every attribute as a string or None,
+    and ``label_<attribute>`` as an integer.
     """
     import datasets
 
     attributes = list(attributes)
-    text = datasets.Value("string")
+    text, rows = datasets.Value("string"), list(rows)
+    kind = "point" if rows and "point" in rows[0] else "image"
+    item = datasets.Sequence(datasets.Value("float32"), length=2) if kind == "point" else datasets.Image()
     features = datasets.Features(
-        {"image": datasets.Image(), "text": text}
+        {kind: item, "text": text}
         | {name: text for name in attributes}
         | {f"label_{name}": datasets.Value("int32") for name in attributes}
     )
@@ -81,11 +83,22 @@ def load(manifest_path: str | Path, split: str) -> datasets.Dataset:
         ) from None
 
 
-def images(dataset: datasets.Dataset, items: range | None = None) -> np.ndarray:
-    """The images of a split, all or those of ``items``, uint8 [N, H, W, 3]."""
-    column = dataset.data.column("image")
-    cells = (column if items is None else column.slice(items.start, len(items))).to_pylist()
+def items(dataset: datasets.Dataset, chosen: range | None = None) -> np.ndarray:
+    """The points of a split, all or those ``chosen``, float32 [N, 2]; or its images, as :func:`images`."""
+    if "point" in dataset.column_names:
+        return np.asarray(_cells(dataset, "point", chosen), dtype=np.float32)
+    return images(dataset, chosen)
+
+
+def images(dataset: datasets.Dataset, chosen: range | None = None) -> np.ndarray:
+    """The images of a split, all or those ``chosen``, uint8 [N, H, W, 3]."""
+    cells = _cells(dataset, "image", chosen)
     return np.stack([decode(cell["bytes"]) for cell in cells])
+
+
+def _cells(dataset: datasets.Dataset, name: str, chosen: range | None) -> list[Any]:
+    column = dataset.data.column(name)
+    return (column if chosen is None else column.slice(chosen.start, len(chosen))).to_pylist()
 
 
 def decode(png: bytes) -> np.ndarray:

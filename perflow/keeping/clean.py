@@ -14,6 +14,7 @@ from typing import NamedTuple
 from perflow import artifacts, record
 from perflow.config import TABLES, Study, places
 from perflow.errors import PerflowError
+from perflow.metrics import CLASSIFIER
 
 _FOLDERS = {"splits": "data"} | {name: f"results/{name}" for name in
             ("prompts", "bases", "extractors", "latents", "adapters", "pairs", "students", "samples",
@@ -39,7 +40,13 @@ def leftovers(study: Study, home: Path) -> list[Leftover]:
     busy = {(table, name) for folder, table, name in record.states(home) if artifacts.in_use(folder)}
     named = {table: {*getattr(study, table)} | {name for at, name in busy if at == table} for table in TABLES}
     named["students"] |= named["deltas"]
-    found = [*_dropped(home, named), *_states(study, home, busy), *_stray(study, home, busy), *_temporaries(home)]
+    found = [
+        *_dropped(home, named),
+        *_features(study, home),
+        *_states(study, home, busy),
+        *_stray(study, home, busy),
+        *_temporaries(home),
+    ]
     return [Leftover(path, _size(path), why) for path, why in sorted(dict(found).items())]
 
 
@@ -84,6 +91,13 @@ def _dropped(home: Path, named: dict[str, set[str]]) -> Iterator[tuple[Path, str
             for path in _inside(home / folder):
                 if path.stem not in named[table]:
                     yield path, why
+
+
+def _features(study: Study, home: Path) -> Iterator[tuple[Path, str]]:
+    """What large feature networks saw, where the study has none."""
+    if all(row.kind == CLASSIFIER for row in study.extractors.values()):
+        for path in _inside(home / places.FEATURES):
+            yield path, "features of a network that the study does not have"
 
 
 def _states(study: Study, home: Path, busy: set[tuple[str, str]]) -> Iterator[tuple[Path, str]]:

@@ -21,15 +21,41 @@ METRICS = {
     "vendi": "perflow.metrics.diversity:vendi",
     "prompt_accuracy": "perflow.metrics.alignment:prompt_accuracy",
     "teacher_mse": "perflow.metrics.flow:teacher_mse",
+    "energy_real": "perflow.metrics.transport:energy_real",
+    "transport_square": "perflow.metrics.transport:transport_square",
+    "transport_norm": "perflow.metrics.transport:transport_norm",
+    "transport_fourth": "perflow.metrics.transport:transport_fourth",
+    "transport_square_random": "perflow.metrics.transport:transport_square_random",
+    "transport_norm_random": "perflow.metrics.transport:transport_norm_random",
+    "transport_fourth_random": "perflow.metrics.transport:transport_fourth_random",
+    "crossing": "perflow.metrics.transport:crossing",
+    "crossing_random": "perflow.metrics.transport:crossing_random",
+    "straightness": "perflow.metrics.transport:straightness",
+    "evaluations": "perflow.metrics.transport:evaluations",
 }
 
+_PATHS = ("paths",)
 NEEDS = {
     "diversity": ("prompts",),
     "vendi": ("prompts",),
     "prompt_accuracy": ("prompts", "attributes"),
     "teacher_mse": ("latents",),
+    "transport_square": _PATHS,
+    "transport_norm": _PATHS,
+    "transport_fourth": _PATHS,
+    "transport_square_random": _PATHS,
+    "transport_norm_random": _PATHS,
+    "transport_fourth_random": _PATHS,
+    "crossing": _PATHS,
+    "crossing_random": _PATHS,
+    "straightness": _PATHS,
+    "evaluations": _PATHS,
 }
-"""What a metric needs beside features: each image's prompt, an extractor that reads its attributes, latents."""
+"""What a metric needs beside features: each image's prompt, an extractor that reads its attributes, latents, or the
+paths of points on the plane."""
+
+COORDINATES = "coordinates"
+"""The kind that is no network: a point's features are its coordinates."""
 
 CLASSIFIER = "classifier"
 """The kind that is trained on the study's own data, and the only one that reads its attributes."""
@@ -37,4 +63,13 @@ CLASSIFIER = "classifier"
 EXTRACTORS = {
     CLASSIFIER: "perflow.metrics.features:restore",
     "squeezenet": "perflow.metrics.squeezenet:restore",
+    COORDINATES: "perflow.metrics.transport:coordinates",
+    "inception": "perflow.metrics.scripted:restore_inception",
+    "torchscript": "perflow.metrics.scripted:restore",
 }
+
+READERS = {
+    "inception": "perflow.metrics.scripted:tensors",
+    "torchscript": "perflow.metrics.scripted:tensors",
+}
+"""Kinds whose weights are no safetensors file, and the function that makes tensors of the file."""

@@ -7,12 +7,16 @@ from it as a second set of the teacher's own samples: that row of the base is th
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from perflow.metrics.intervals import Estimate, estimate, group_sums, left_out
 from perflow.metrics.trial import Images, Trial
+
+Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Features [N, D] and [M, D] -> [N, M]."""
 
 
 def fd_teacher(trial: Trial) -> Estimate:
@@ -102,7 +106,7 @@ def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return product * product * product
 
 
-def kernel_distance(samples: Images, reference: Images) -> Estimate:
+def kernel_distance(samples: Images, reference: Images, kernel: Kernel = kernel) -> Estimate:
     """Squared maximum mean discrepancy, unbiased: 0 in the mean for equal distributions.
 
     mean k(x, x') + mean k(y, y') - 2 mean k(x, y), where x and x' are drawn independently of each other.
@@ -110,12 +114,12 @@ def kernel_distance(samples: Images, reference: Images) -> Estimate:
     image and itself. Images of a list of prompts stand for the mixture over that list: the pairs of one
     prompt then keep their share of the mixture without their diagonal (a stratified U-statistic).
     """
-    within = _within(samples) + _within(reference)
-    return estimate(within - 2 * _across(samples, reference))
+    within = mean_of_pairs(samples, kernel) + mean_of_pairs(reference, kernel)
+    return estimate(within - 2 * _across(samples, reference, kernel))
 
 
 @functools.lru_cache(maxsize=8)
-def _within(images: Images) -> np.ndarray:
+def mean_of_pairs(images: Images, kernel: Kernel) -> np.ndarray:
     """Mean kernel of two independent images of a set: [1 + G] of all, then without each group; or [1]."""
     values, counts = kernel(images.features, images.features), _counts(images)
     total = _without_groups(values, images.groups, images.groups)
@@ -133,7 +137,7 @@ def _within(images: Images) -> np.ndarray:
     return total / np.square(counts)
 
 
-def _across(a: Images, b: Images) -> np.ndarray:
+def _across(a: Images, b: Images, kernel: Kernel) -> np.ndarray:
     """Mean kernel of an image of ``a`` and one of ``b``: [1 + G] of all, then without each group."""
     total = _without_groups(kernel(a.features, b.features), a.groups, b.groups)
     return total / (_counts(a) * _counts(b))

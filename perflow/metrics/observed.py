@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from perflow import artifacts
 from perflow.datasets import store
@@ -56,22 +58,67 @@ class Drawn:
         return self.content["trials"]
 
     @property
+    def units(self) -> np.ndarray:
+        """Index [N] of what items share with others: their prompt, or, where all have the same one, nothing."""
+        return self.prompts if len(self.content["prompts"]) > 1 else np.arange(self.content["per_prompt"])
+
+    @property
     def prompts(self) -> np.ndarray:
         """Index [N] of each item's prompt."""
         return np.arange(len(self.content["prompts"])).repeat(self.content["per_prompt"])
 
     def observe(self, trial: str, network: Network, groups: np.ndarray) -> Images:
-        """A trial's N samples as the extractor sees them, with their latents; ``groups`` [N]."""
+        """A trial's N samples as the extractor sees them, with their latents, and points with their paths;
+        ``groups`` [N]."""
         entry = self.trials[trial]
-        archive = artifacts.read_archive(artifacts.beside(self.path, entry.get("images")))
-        latents = artifacts.tensors_beside(self.path, entry.get("latents"), "latents")["latents"].numpy()
-        if not len(archive) == len(latents) == len(self.prompts):
+        tensors = artifacts.tensors_beside(self.path, entry.get("latents"), "latents")
+        latents = tensors["latents"].numpy()
+        archive = (
+            None if "paths" in tensors else artifacts.read_archive(artifacts.beside(self.path, entry.get("images")))
+        )
+        count = len(latents) if archive is None else len(archive)
+        if not count == len(latents) == len(self.prompts):
             raise PerflowError(
-                f"{self.path}: trial '{trial}' has {len(archive)} images and {len(latents)} latents for"
+                f"{self.path}: trial '{trial}' has {count} images and {len(latents)} latents for"
                 f" {len(self.prompts)} items of its prompts; delete {self.path} and run again"
             )
-        pixels = np.stack([store.decode(data) for data in archive.values()])
-        return Images(*network.observe(pixels), latents, self.prompts, groups)
+        seen = latents if archive is None else np.stack([store.decode(data) for data in archive.values()])
+        prompts = self.prompts if len(self.content["prompts"]) > 1 else None
+        paths, calls = (tensors[name].numpy() if name in tensors else None for name in ("paths", "evaluations"))
+        return Images(*network.observe(seen), latents, prompts=prompts, groups=groups, paths=paths, calls=calls)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A feature network that looks at a set of images once: features are kept in ``folder`` by content.
+
+    A file is named after the network and the pixels it saw, so it holds for whoever comes with the same two; one that
+    is broken is made again. It belongs to no row, and may be deleted at any time.
+    """
+
+    network: Network
+    sha256: str
+    """Of the extractor's file."""
+    folder: Path
+
+    @property
+    def values(self) -> Mapping[str, Sequence[str]]:
+        """As the network's."""
+        return self.network.values
+
+    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """As the network's."""
+        pixels = artifacts.sha256_bytes(f"{images.dtype}{images.shape}".encode() + images.tobytes())
+        path = self.folder / f"{self.sha256[:16]}-{pixels[:32]}.safetensors"
+        with contextlib.suppress(PerflowError):
+            kept, _ = artifacts.read_tensors(path)
+            features = kept.pop("features").numpy()
+            return features, {name: labels.numpy() for name, labels in kept.items()}
+        features, labels = self.network.observe(images)
+        tensors = {name: torch.from_numpy(value) for name, value in {"features": features, **labels}.items()}
+        header = {"extractor": self.sha256, "pixels": pixels, "sha256": artifacts.tensor_hash(tensors)}
+        artifacts.write_tensors(path, tensors, header)
+        return features, labels
 
 
 def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
@@ -87,7 +134,7 @@ def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
 def observe_real(dataset: Path, split: str, network: Network) -> tuple[Images, dict[str, dict[str, float]]]:
     """A data set's real images as the extractor sees them, and ``accuracy``, by attribute, if it reads any."""
     data = store.load(dataset, split)
-    real = Images(*network.observe(store.images(data)))
+    real = Images(*network.observe(store.items(data)))
     if not network.values:
         return real, {}
     right = {name: found == np.asarray(data[f"label_{name}"]) for name, found in real.predicted.items()}

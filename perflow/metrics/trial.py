@@ -25,6 +25,10 @@ class Images:
     """Index [N] of each item's prompt, or None where items are independent."""
     groups: np.ndarray | None = None
     """Jackknife group [N] of each item; the items of a prompt share one. None: nothing is ever left out."""
+    paths: np.ndarray | None = None
+    """[N, n + 1, 2], of points on the plane: where each started, its states, where it ended."""
+    calls: np.ndarray | None = None
+    """[N] network evaluations of each point."""
 
 
 @dataclass(frozen=True, eq=False)

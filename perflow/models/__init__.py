@@ -8,8 +8,9 @@ FAMILIES = {
     "stable_diffusion": "perflow.models.stable_diffusion:StableDiffusion",
     "sdxl": "perflow.models.sdxl:SDXL",
     "pixel": "perflow.models.pixel:Pixel",
+    "plane": "perflow.models.plane:Plane",
 }
-TRAINABLE = ("stable_diffusion",)
+TRAINABLE = ("stable_diffusion", "plane")
 """Families of which a base can be trained from scratch; the others are taken from a ``source``."""
 OPTIONS: dict[str, dict[str, type]] = {"pixel": {"classes": list, "null_class": int}}
 """What a family is told beside its folder, and its type. One that takes ``null_class`` reads a class or nothing: only
@@ -19,7 +20,10 @@ PIPELINES = {
     "sdxl": "StableDiffusionXLPipeline",
     "pixel": "DDPMPipeline",
 }
-"""diffusers' pipeline of each family."""
+"""diffusers' pipeline of each family that has one."""
+
+FLOWS = ("plane",)
+"""Families whose bases are flows that say velocity: solved as they are, with Euler, RK45 or the reverse SDE."""
 
 TASKS = {
     "stable_diffusion": {
@@ -50,6 +54,8 @@ class TrainingFree(NamedTuple):
     """Network calls a step."""
     grid: str = ""
     """The option, if any, that takes how many equal windows its student was taught on: it steps on their edges."""
+    placed: tuple[str, dict[str, Any]] | None = None
+    """Class and options where steps are placed by a spacing other than trailing; None: the same ones."""
 
     def evaluations(self, steps: int) -> int:
         """Network calls of ``steps`` steps; a second-order step ends with a first-order one."""
@@ -58,8 +64,16 @@ class TrainingFree(NamedTuple):
 
 _TRAILING = {"timestep_spacing": "trailing"}
 SCHEDULERS = {
-    "ddim": TrainingFree("DDIMScheduler", _TRAILING | {"set_alpha_to_one": False, "clip_sample": False}, "DDIM"),
+    # diffusers' DDIM finds the next step by counting; DPM-Solver++ of first order is the same from any step to any.
+    "ddim": TrainingFree(
+        "DDIMScheduler",
+        _TRAILING | {"set_alpha_to_one": False, "clip_sample": False},
+        "DDIM",
+        placed=("DPMSolverMultistepScheduler", {"solver_order": 1, "final_sigmas_type": "sigma_min"}),
+    ),
+    "euler": TrainingFree("EulerDiscreteScheduler", _TRAILING, "Euler"),
     "dpmpp_2m": TrainingFree("DPMSolverMultistepScheduler", _TRAILING, "DPM-Solver++(2M)"),
+    "dpmpp_3m": TrainingFree("DPMSolverMultistepScheduler", _TRAILING | {"solver_order": 3}, "DPM-Solver++(3M)"),
     "unipc": TrainingFree("UniPCMultistepScheduler", _TRAILING, "UniPC"),
     "deis": TrainingFree("DEISMultistepScheduler", _TRAILING, "DEIS"),
     "heun": TrainingFree("HeunDiscreteScheduler", _TRAILING, "Heun", calls=2),

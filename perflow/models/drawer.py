@@ -1,8 +1,8 @@
-"""Draw latents from any model: on its windows, or with a training-free scheduler."""
+"""Draw latents from any model: on its windows, as a flow, or with a training-free scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from perflow.core import RK45, SDE, spacing
 from perflow.core.chunks import chunked
 from perflow.core.condition import take
-from perflow.core.fields import follow
+from perflow.core.fields import Denoiser, course, velocity_field
 from perflow.core.grid import each_window
-from perflow.core.rng import generator, normal
+from perflow.core.guidance import nfe
+from perflow.core.piecewise import PiecewiseFlow
+from perflow.core.rng import generator
+from perflow.core.velocity import reverse_sde, rk45
 from perflow.errors import PerflowError
 from perflow.models import SCHEDULERS, handle, schedulers
 
@@ -34,29 +38,30 @@ class Drawer:
     items: int
     seed: int
     device: str
+    stream: str = "noise"
+    """Which noise: trials of other streams have nothing in common with those of the study."""
 
     @classmethod
     def load(
         cls, model: Path, device: str, captions: list[str], per_prompt: int, seed: int,
-        negatives: Sequence[str] = ("",),
+        negatives: Sequence[str] = ("",), stream: str = "noise",
     ) -> Drawer:  # fmt: skip
         """Load a model and embed ``captions``, ``per_prompt`` items each, and ``negatives`` of all or of each."""
-        return cls.of(handle.load(model, device), device, captions, per_prompt, seed, negatives)
+        return cls.of(handle.load(model, device), device, captions, per_prompt, seed, negatives, stream)
 
     @classmethod
     def of(
         cls, model: handle.Model, device: str, captions: list[str], per_prompt: int, seed: int,
-        negatives: Sequence[str] = ("",),
+        negatives: Sequence[str] = ("",), stream: str = "noise",
     ) -> Drawer:  # fmt: skip
         """As ``load``, of a model that is loaded."""
         away = list(negatives) if len(set(negatives)) > 1 else list(negatives[:1])
         told = model.base.embed([*captions, *away] if model.base.has_null else captions)
         prompts, null = torch.arange(len(captions)).repeat_interleave(per_prompt), None
         if model.base.has_null:
-            null = take(
-                told, torch.arange(len(away)).repeat_interleave(per_prompt if len(away) > 1 else 1) + len(captions)
-            )
-        return cls(model, take(told, prompts), null, len(prompts), seed, device)
+            every = torch.arange(len(captions), len(captions) + len(away))
+            null = take(told, every.repeat_interleave(per_prompt if len(away) > 1 else 1))
+        return cls(model, take(told, prompts), null, len(prompts), seed, device, stream)
 
     def away(self, items: Tensor) -> dict[str, Tensor] | None:
         """What guidance leads away from for some of the items: [1, ...] or [len(items), ...]."""
@@ -66,25 +71,82 @@ class Drawer:
 
     def noise(self, stream: int) -> Tensor:
         """Initial noise of all items, [N, *latent]."""
-        return normal(self.model.base.latent_shape, self.seed, f"noise-{stream}", range(self.items)).to(self.device)
+        return self.model.noise(self.seed, f"{self.stream}-{stream}", range(self.items)).to(self.device)
 
     @torch.inference_mode()
     def draw(self, trial: Trial, noise: Tensor) -> Tensor:
-        """Latents [N, *latent] of a trial. Noise that a solver adds on its way is a function of (seed, stream, item,
-        step), so it does not depend on the chunks."""
-        items = torch.arange(self.items)
-        return chunked(lambda x, i: self._draw(trial, x, i), self.model.base.chunk, noise, items)
+        """Latents [N, *latent] of a trial, whose spacing is known (not ``best``). Noise that a solver adds on its way
+        is a function of (seed, stream, item, step), so it does not depend on the chunks."""
+        times = self.times(trial)
+        return self._chunked(lambda *rows: self._course(trial, times, *rows)[-1], noise)
 
-    def _draw(self, trial: Trial, x: Tensor, items: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def trace(self, trial: Trial, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Paths [N, n + 1, *latent] of a trial, of its start and the state after each step, and evaluations [N].
+
+        Of a solver that decides as it goes: start and end.
+        """
+        if trial.solver != RK45:
+            times = self.times(trial)
+            paths = self._chunked(lambda x, i: torch.stack([x, *self._course(trial, times, x, i)], dim=1), noise)
+            return paths, torch.full((len(noise),), trial.nfe)
+        # one tensor a chunk: latents, and a last column for the evaluations
+        rows = self._chunked(
+            lambda *given: torch.cat([part.flatten(1) for part in self._adaptive(trial, *given)], dim=1), noise
+        )
+        ends = rows[:, :-1].reshape(noise.shape)
+        return torch.stack([noise, ends], dim=1), rows[:, -1].round().long()
+
+    def times(self, trial: Trial) -> list[float] | None:
+        """Where the trial's steps begin; None where its solver, or the windows, place them (trailing)."""
+        if isinstance(trial.spacing, list):
+            return trial.spacing
+        if trial.spacing == "trailing":
+            return None
+        return spacing.times(trial.spacing, trial.steps, self.model.base.schedule)
+
+    def _chunked(self, function: Callable[..., Tensor], noise: Tensor) -> Tensor:
+        return chunked(function, self.model.base.chunk, noise, torch.arange(self.items))
+
+    def _says(self, items: Tensor) -> Callable[[float], Denoiser]:
+        """Guidance -> the network under the conditions of ``items``."""
         conditions, null = take(self.conditions, items), self.away(items)
-        if trial.scheduler is not None:
-            added = [generator(self.seed, f"renoise-{trial.stream}", item) for item in items.tolist()]
-            field = self.model.says(conditions, null, trial.guidance)
-            return schedulers.draw(trial.scheduler, trial.steps, self.model.base.scheduler_config, field, x, added)
-        flow = self.model.flow
-        if flow is None:
-            raise PerflowError(f"{self.model.name}: has no windows; its solver must be one of {', '.join(SCHEDULERS)}")
+        return lambda guidance: self.model.says(conditions, null, guidance)
+
+    def _course(self, trial: Trial, times: list[float] | None, x: Tensor, items: Tensor) -> Sequence[Tensor]:
+        """The states of a trial, at least the last."""
+        base, says = self.model.base, self._says(items)
+        if trial.scheduler is not None or trial.solver == SDE:
+            added = [generator(self.seed, f"re{self.stream}-{trial.stream}", item) for item in items.tolist()]
+            field = says(trial.guidance)
+            if trial.scheduler is not None:
+                return [schedulers.draw(trial.scheduler, trial.steps, base.scheduler_config, field, x, added, times)]
+            even = [1 - i / trial.steps for i in range(trial.steps + 1)]
+            velocity = velocity_field(field, base.flow, 0)
+
+            def renoise(step: int) -> Tensor:
+                return torch.stack([torch.randn(x.shape[1:], generator=rng) for rng in added]).to(x)
+
+            return reverse_sde(velocity, x, even, base.schedule, base.config["start_scale"], renoise)[1:]
+        if trial.solver == RK45:
+            return [self._adaptive(trial, x, items)[0]]
+        flow, states = self._flow(), [x]
         scales = each_window(trial.guidance, len(flow.windows))
-        for k, steps in groupby(flow.windows.steps(trial.steps), key=lambda step: step.k):
-            x = follow(self.model.says(conditions, null, scales[k]), flow, x, steps)
-        return x
+        laid = flow.windows.steps(trial.steps) if times is None else spacing.window_steps(flow.windows, times)
+        for k, steps in groupby(laid, key=lambda step: step.k):
+            states += course(says(scales[k]), flow, states[-1], steps)
+        return states[1:]
+
+    def _adaptive(self, trial: Trial, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Where x ends by RK45, window by window, and evaluations [B, 1] as fp32."""
+        flow, says, calls = self._flow(), self._says(items), torch.zeros(len(x), dtype=torch.int64)
+        scales, edges = each_window(trial.guidance, len(flow.windows)), flow.windows.edges
+        for k, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+            x, more = rk45(velocity_field(says(scales[k]), flow, k), x, start, end)
+            calls += more * nfe(scales[k])
+        return x, calls[:, None].to(x)
+
+    def _flow(self) -> PiecewiseFlow:
+        if self.model.flow is None:
+            raise PerflowError(f"{self.model.name}: has no windows; its solver must be one of {', '.join(SCHEDULERS)}")
+        return self.model.flow

@@ -7,6 +7,7 @@ its delta. Nothing that draws or learns asks which of the two it was given.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -19,6 +20,7 @@ from perflow.core.condition import Condition
 from perflow.core.fields import Denoiser, clipped
 from perflow.core.guidance import guided
 from perflow.core.piecewise import PiecewiseFlow
+from perflow.core.rng import normal
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
 from perflow.models import FAMILIES, OPTIONS
@@ -27,7 +29,7 @@ from perflow.models import folder as pipeline_folder
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: the base's parts, its own network, and its flow (None without windows)."""
+    """A loaded model: the base's parts, its own network, and its flow (None without windows; some bases have one)."""
 
     name: str
     base: Any
@@ -48,6 +50,11 @@ class Model:
         if self.base.clip is None or self.taught:
             return network
         return clipped(network, self.base.schedule, self.base.prediction, self.base.clip)
+
+    def noise(self, seed: int, label: str, items: Iterable[int]) -> Tensor:
+        """What sampling starts from, [N, *latent] on the CPU: normal noise, or a family's own; item by item."""
+        own = getattr(self.base, "noise", None)
+        return own(seed, label, items) if own else normal(self.base.latent_shape, seed, label, items)
 
 
 def base_handle(
@@ -110,7 +117,8 @@ def _load_base(path: Path, handle: dict[str, Any], device: str) -> Model:
     _files(path)
     options = handle.get("options", {})
     base = resolve_name(FAMILIES[handle["family"]])(path.parent / handle["folder"], device, **options)
-    return Model(handle["name"], base, base.unet, None, handle["sha256"], handle["sha256"], None, taught=False)
+    flow, sha256 = getattr(base, "flow", None), handle["sha256"]
+    return Model(handle["name"], base, base.unet, flow, sha256, sha256, None, taught=False)
 
 
 def _load_student(path: Path, handle: dict[str, Any], device: str) -> Model:

@@ -60,18 +60,24 @@ def draw(
     network: Callable[[Tensor, Tensor], Tensor],
     noise: Tensor,
     generators: Sequence[torch.Generator],
+    times: Sequence[float] | None = None,
 ) -> Tensor:
     """From noise [B, ...] to data in ``steps`` steps of a scheduler.
 
     ``chosen`` holds its diffusers ``class`` and options; ``config`` is the base's scheduler configuration (betas,
     prediction type); ``network(x, timestep [B])`` returns the raw, guided output. ``generators``, one an item,
-    are what a scheduler that adds noise draws it from.
+    are what a scheduler that adds noise draws it from. ``times`` [steps], falling in (0, 1], are where the steps
+    begin; None: where the scheduler's own options put them.
     """
     import diffusers
 
     options = {name: value for name, value in chosen.items() if name != "class"}
+    if times is not None and times[0] < 1:  # noise then has the deviation of its time, as diffusers has it there
+        options["timestep_spacing"] = "leading"
     scheduler = getattr(diffusers, chosen["class"]).from_config(config, **options)
     scheduler.set_timesteps(steps)
+    if times is not None:
+        _place(scheduler, times)
     x = noise * scheduler.init_noise_sigma
     stochastic = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for t in scheduler.timesteps:
@@ -79,3 +85,17 @@ def draw(
         output = network(scaled, torch.full((len(x),), float(t), device=x.device))
         x = scheduler.step(output, t, x, **stochastic, return_dict=False)[0]
     return x
+
+
+def _place(scheduler: Any, times: Sequence[float]) -> None:
+    """Let the steps of a scheduler that goes by ``sigmas`` (sigma/alpha) begin at ``times``; it ends where it did.
+
+    One of two calls a step (Heun) lists every node but the first twice.
+    """
+    schedule = Schedule(scheduler.alphas_cumprod.double())
+    t = torch.tensor(times, dtype=torch.float64)
+    nodes, sigmas = schedule.index(t), torch.exp(-schedule.log_snr(t))
+    twice = len(scheduler.timesteps) > len(times)
+    nodes, sigmas = (torch.cat([part[:1], part[1:].repeat_interleave(1 + twice)]) for part in (nodes, sigmas))
+    scheduler.timesteps = nodes.float()
+    scheduler.sigmas = torch.cat([sigmas.float(), scheduler.sigmas[-1:].float()])

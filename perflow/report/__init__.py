@@ -4,11 +4,14 @@
 ``markdown`` print the main table. pandas and matplotlib are imported here and nowhere else.
 """
 
+from perflow.report import plane
 from perflow.report.data import Report, load
 from perflow.report.elsewhere import compatibility, compatibility_markdown
+from perflow.report.gain import gain
 from perflow.report.listings import ablation_table, main_table
 from perflow.report.protocol import settings
 from perflow.report.provenance import provenance
+from perflow.report.questions import monotone, starts
 from perflow.report.render import render
 from perflow.report.sections import (
     ablation,
@@ -36,11 +39,14 @@ __all__ = [
     "costs",
     "curves",
     "flow",
+    "gain",
     "headline",
     "load",
     "main_table",
     "markdown",
+    "monotone",
     "opening",
+    "plane",
     "provenance",
     "published",
     "quality",
@@ -50,5 +56,6 @@ __all__ = [
     "samples",
     "samples_by_windows",
     "settings",
+    "starts",
     "summary",
 ]

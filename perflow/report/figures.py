@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from statistics import mean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ class _Looks:
 
 def common_windows(report: Report) -> int | None:
     """The number of windows that most entries have: the one shown where an entry has several."""
-    pairs = {(arm["entry"], arm["windows"]) for arm in report.wide() if arm["solver"] == WINDOW}
+    pairs = {(arm["entry"], arm["windows"]) for arm in report.wide() if arm["windowed"] and arm["solver"] == WINDOW}
     counts = Counter(int(windows) for _, windows in sorted(pairs))
     return counts.most_common(1)[0][0] if counts else None
 
@@ -87,7 +88,7 @@ def _lines(report: Report, base: str, metric: str) -> list[list[dict[str, Any]]]
         shown = arm["entry"] not in several or arm["windows"] == windows
         measured = arm["metrics"].get(metric, {}).get("value") is not None
         if arm["base"] == base and shown and measured and not arm["reference"]:
-            lines.setdefault((arm["key"], arm["solver"]), []).append(arm)
+            lines.setdefault((arm["key"], arm["label"]), []).append(arm)
     return list(lines.values())
 
 
@@ -201,6 +202,40 @@ def flow(report: Report, base: str) -> Figure | None:
         figure.legend(handles=shown, loc="lower center", ncols=4, frameon=False, fontsize=9)
         figure.tight_layout(rect=(0, 0.02 + 0.035 * -(-len(shown) // 4), 1, 1))
     return figure
+
+
+def gain(
+    report: Report, cells: dict[tuple[str, float, int], dict[str, Any]], metric: str, measured: dict[str, Any]
+) -> list[tuple[Figure, str]]:
+    """A figure for each base: a panel for each guidance, a line for each side of the question, over evaluations."""
+    drawn = []
+    for base in dict.fromkeys(base for base, _, _ in cells):
+        scales = sorted({guidance for own, guidance, _ in cells if own == base})
+        names = list(dict.fromkeys(name for key, sides in cells.items() if key[0] == base for name in sides))
+        with style():
+            image = Figure(figsize=(3.2 * len(scales) + 0.6, 3.8))
+            panels = image.subplots(1, len(scales), sharey=True, squeeze=False)[0]
+            for axes, guidance in zip(panels, scales, strict=True):
+                for i, name in enumerate(names):
+                    points = [(budget, sides[name]) for (own, scale, budget), sides in cells.items()
+                              if own == base and scale == guidance and name in sides]  # fmt: skip
+                    values = [mean(measured[m]["trials"][arm.trial]["metrics"][metric]["value"] for m in arm.models)
+                              for _, arm in points]  # fmt: skip
+                    ink = DARK if i == 0 else colour(i - 1)
+                    axes.plot([x for x, _ in points], values, color=ink, marker=marker(i), label=name)
+                powers(axes, [budget for _, _, budget in cells])
+                if metric.startswith(_LOGARITHMIC) and all(y > 0 for line in axes.lines for y in line.get_ydata()):
+                    axes.set_yscale("log")
+                axes.set_title(f"guidance {guidance:g}", fontsize=10)
+                axes.set_xlabel("network evaluations")
+            panels[0].set_ylabel(metric_name(metric, report.extractor))
+            image.legend(
+                *panels[-1].get_legend_handles_labels(), ncols=3, frameon=False, loc="lower center", fontsize=9
+            )
+            image.tight_layout(rect=(0, 0.12, 1, 1))
+        note = f"Base {base}: each side's best row on development samples, for at most so many evaluations."
+        drawn.append((image, note))
+    return drawn
 
 
 def _stairs(axes: Axes, rows: DataFrame, metrics: tuple[str, ...], ink: str) -> None:

@@ -36,6 +36,11 @@ def shown_steps(report: Report, base: str) -> list[int]:
     return sorted({min(shared), max(shared)}) if shared else []
 
 
+def pictured(report: Report, base: str) -> bool:
+    """Whether samples on a base are images; points on the plane are not."""
+    return all("images" in trial for trial in _manifest(report, base)["trials"].values())
+
+
 def gallery(report: Report, base: str, steps: int) -> Figure:
     """An item each of evenly spaced prompts, for the teacher and every method at ``steps`` steps."""
     return _by_prompt(report, base, [arm for arm in _arms(report, base) if arm["steps"] == steps])

@@ -24,6 +24,10 @@ _SHORT = {
     "diversity": "diversity",
     "vendi": "Vendi",
     "fd_real": "FD to real",
+    "energy_real": "energy distance to data",
+    "crossing": "crossing",
+    "transport_square": "E|x1-x0|²",
+    "straightness": "straightness S",
 }
 """The metrics of the main table and their headings; the others stand in the csv only."""
 _GROUPS = (

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from perflow.core.grid import dashed
+from perflow.datasets import POINTS
 from perflow.report.data import Report
 from perflow.report.html import Cell, Html, folded, pre, table
 from perflow.report.words import count
@@ -27,11 +28,13 @@ def _rows(report: Report, chosen: dict[str, Any]) -> list[tuple[str, str]]:
     teacher, sampling, training = report.study["teacher"], chosen["sampling"], chosen["training"]
     evaluation = chosen["evaluation"]
     data = (
-        f"{name}: {row['source']}, {row['resolution']} × {row['resolution']}"
+        f"{name}: {row['source']}, points"
+        if row["source"] in POINTS
+        else f"{name}: {row['source']}, {row['resolution']} × {row['resolution']} pixels"
         for name, row in chosen["datasets"].items()
     )
     return [
-        ("data", f"{'; '.join(data)} pixels"),
+        ("data", "; ".join(data)),
         ("teacher", f"{teacher['solver']}, {count(teacher['steps'], 'step')}, guidance {teacher['guidance']:g}"),
         *((f"pairs {name}", _pairs(row)) for name, row in chosen["pairs"].items()),
         (

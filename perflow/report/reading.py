@@ -118,7 +118,7 @@ def _get(arm: Arm, field: str) -> Any:
 def _same(better: Arm, worse: Arm, ordering: dict[str, Any]) -> bool:
     one, other = ordering["better"], ordering["worse"]
     varied = {field for field in {*one, *other} if one.get(field) != other.get(field)}
-    return all(
+    return better.teacher == worse.teacher and all(
         _without(better.recipe, varied) == _without(worse.recipe, varied)
         if field == "recipe"
         else _get(better, field) == _get(worse, field)

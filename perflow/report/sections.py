@@ -145,10 +145,12 @@ def _compared(lines: list[dict[str, Any]]) -> str:
     return folded(count(len(rows), "comparison"), table(header, rows))
 
 
-def published(report: Report) -> Html:
-    """Figures other people published, on other data, with their sources."""
+def published(report: Report, about: str = "") -> Html:
+    """Figures other people published, on other data, with their sources; of those alone whose title begins so."""
     parts = []
     for item in report.published["figures"]:
+        if not item["title"].startswith(about):
+            continue
         source = escape(item["source"])
         if item["url"]:
             source = f'<a href="{escape(item["url"])}">{source}</a>'
@@ -180,7 +182,7 @@ def curves(report: Report) -> Html:
 def samples(report: Report) -> Html:
     """Samples at the numbers of steps most methods share: an item of many prompts, then many items of one prompt."""
     parts = []
-    for base in _bases(report):
+    for base in (base for base in _bases(report) if galleries.pictured(report, base)):
         for steps in galleries.shown_steps(report, base):
             note = f"{_on(report, base)}{count(steps, 'step')}; a column has the same noise and prompt in all rows."
             parts.append(figure(galleries.gallery(report, base, steps), note, vector=False))
@@ -196,6 +198,8 @@ def samples_by_windows(report: Report) -> Html:
     """Samples of the entries with several numbers of windows, one step a window."""
     parts = []
     for (base, entry), _ in report.tables["ablation"].groupby(["base", "entry"], sort=False):
+        if not galleries.pictured(report, str(base)):
+            continue
         note = f"{_on(report, str(base))}One step a window; a column has the same noise and prompt in all rows."
         parts.append(figure(galleries.by_windows(report, str(base), str(entry)), note, vector=False))
     return _joined(parts)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perflow import artifacts
-from perflow.core import WINDOW
+from perflow.core import BEST, RK45, SDE, WINDOW
 from perflow.models import SCHEDULERS
 
 METRICS = {
@@ -27,8 +27,23 @@ METRICS = {
     "vendi": "Vendi score within a prompt ({}, teacher = 1)",
     "prompt_accuracy": "prompt accuracy ({})",
     "teacher_mse": "relative latent MSE to teacher, same noise",
+    "energy_real": "energy distance to data",
+    "transport_square": "transport cost E|x1-x0|²",
+    "transport_norm": "transport cost E|x1-x0|",
+    "transport_fourth": "transport cost E|x1-x0|⁴",
+    "transport_square_random": "E|x1-x0|² of the random coupling",
+    "transport_norm_random": "E|x1-x0| of the random coupling",
+    "transport_fourth_random": "E|x1-x0|⁴ of the random coupling",
+    "crossing": "crossing probability",
+    "crossing_random": "crossing probability of the random coupling",
+    "straightness": "straightness S",
+    "evaluations": "network evaluations of a sample, mean",
 }
 """Order and names; {} is the extractor, since a distance in other features is another quantity."""
+
+
+_SOLVERS = {WINDOW: "Euler", RK45: "RK45", SDE: "reverse SDE"}
+"""How the solvers of flows are called."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,9 @@ class Arm:
     stream: int
     models: tuple[str, ...]
     """Names of the models, one a training seed, in the order of the seeds."""
+    teacher: float | None
+    """Guidance of the teacher it is held against; None: the study's."""
+    spacing: str | list[float]
     recipe: dict[str, Any]
     """How the model was made, but for its axes: what two entries must share to differ in one thing only."""
 
@@ -115,6 +133,8 @@ def _arm(key: str, models: list[dict], trial: dict, several: set[tuple[str, str]
         nfe=trial["nfe"],
         guidance=trial["guidance"],
         stream=trial["stream"],
+        teacher=trial.get("teacher"),
+        spacing=trial.get("spacing", "trailing"),
         models=tuple(model["name"] for model in sorted(models, key=lambda model: model["seed"])),
         recipe=recipe,
         **common,
@@ -131,7 +151,18 @@ def _entries_with_several(study: dict) -> set[tuple[str, str]]:
 
 def label(model: dict[str, Any], trial: dict[str, Any], several: bool) -> str:
     """A method's name in tables, without its number of steps (but for the teacher's, which defines it)."""
-    solver = SCHEDULERS[trial["solver"]].label if trial["solver"] in SCHEDULERS else trial["solver"]
+    solver = SCHEDULERS[trial["solver"]].label if trial["solver"] in SCHEDULERS else _SOLVERS[trial["solver"]]
+    found = _label(model, trial, several, solver) + _spaced(trial.get("spacing", "trailing"))
+    return found if trial.get("teacher") is None else f"{found}, w={trial['teacher']:g}"
+
+
+def _spaced(spacing: str | list[float]) -> str:
+    if isinstance(spacing, list):
+        return " at " + " ".join(f"{t:g}" for t in spacing)
+    return {"trailing": "", BEST: ", searched steps"}.get(spacing, f", {spacing.replace('_', '-')} steps")
+
+
+def _label(model: dict[str, Any], trial: dict[str, Any], several: bool, solver: str) -> str:
     if model["kind"] == "base":
         if not is_reference(model["kind"], trial["name"]):
             return solver
@@ -156,6 +187,7 @@ def _recipe(specs: Path, model: dict[str, Any]) -> dict[str, Any]:
     row = artifacts.read_spec(specs / "students" / f"{model['name']}.json").row
     pairs = artifacts.read_spec(specs / "pairs" / f"{row['pairs']}.json").row
     recipe = {name: row[name] for name in ("path", "prediction", "method", "training", "start")}
+    recipe["rank"] = row.get("rank")
     axes = ("base", "dataset", "edges", "window_steps")
     return recipe | {"pairs": {name: value for name, value in pairs.items() if name not in axes}}
 

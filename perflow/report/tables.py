@@ -6,6 +6,7 @@ vanishes from every table although its files still lie there.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -29,6 +30,8 @@ _ARM = (
 _COST = ("seconds", "cpu_seconds", "peak_mib", "bytes", "teacher_evaluations", "student_passes", "resumed")
 _CURVE = ("loss", "lr", "grad_norm")
 _FLOW = ("straightness", "teacher_straightness", "endpoint_error")
+_STARTS = ("start_gap",)
+"""Only of studies that compare starts."""
 _WINDOWS = (
     "base", "key", "model", "entry", "seed", "windows", "window", "start", "end",
     *(f"{name}{bound}" for name in _FLOW for bound in ("", "_low", "_high")),
@@ -46,7 +49,7 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
     measured = {model["name"]: _measured(model, study, results) for model in study["models"]}
     elsewhere = {transfer["name"]: _measured(transfer, study, results) for transfer in study["transfers"]}
     _one_extractor(measured | elsewhere, study, results)
-    methods = arms(study, results / "specs")
+    methods = [_as_run(arm, measured) for arm in arms(study, results / "specs")]
     main = [row for arm in methods for row in _main(arm, measured, study["extractor"])]
     orderings = artifacts.read_json(published)["orderings"]
     confidence = study["settings"].get("evaluation", {}).get("confidence", 0.95)
@@ -60,10 +63,12 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
         "rows": [row for arm in methods for row in _seeds(arm, measured, study)],
         "compatibility": transfers.rows(study, measured | elsewhere, 1 - confidence),
     }
+    starts = any("start_gap" in row for row in tables["windows"])
+    more = [f"{name}{bound}" for name in _STARTS for bound in ("", "_low", "_high")] if starts else []
     columns = {
         "comparisons": reading.COLUMNS,
         "compatibility": transfers.COLUMNS,
-        "windows": _WINDOWS,
+        "windows": (*_WINDOWS, *more),
         "ablation": (*main[0], "one_step_a_window"),
     }
     for name, rows in tables.items():
@@ -103,6 +108,14 @@ def _measured(model: dict[str, Any], study: dict[str, Any], results: Path) -> di
     if absent:
         raise PerflowError(f"{path}: no trial {', '.join(absent)}; there are {', '.join(content['trials'])}")
     return content
+
+
+def _as_run(arm: Arm, measured: dict[str, dict]) -> Arm:
+    """With what a solver that decides as it goes took, of the first training seed."""
+    if arm.nfe:
+        return arm
+    found = measured[arm.models[0]]["trials"][arm.trial]
+    return dataclasses.replace(arm, steps=found["steps"], nfe=found["nfe"])
 
 
 def _one_extractor(measured: dict[str, dict], study: dict[str, Any], results: Path) -> None:
@@ -170,7 +183,7 @@ def _windows(model: dict[str, Any], measured: dict[str, Any]) -> list[dict[str, 
     for k, (start, end) in enumerate(zip(flow["edges"], flow["edges"][1:], strict=False)):
         row = {"base": model["base"], "key": model_key(model), "model": model["name"], "entry": model["entry"]}
         row |= {"seed": model["seed"], "windows": model["windows"], "window": k, "start": start, "end": end}
-        for name in _FLOW:
+        for name in (*_FLOW, *_STARTS) if "start_gap" in flow else _FLOW:
             row |= {name: flow[name][k]["value"]}
             row |= {f"{name}_{bound}": flow[name][k][bound] for bound in ("low", "high")}
         rows.append(row)

@@ -15,11 +15,12 @@ from perflow.config.rows import Pairs
 from perflow.core import WINDOW, guidance
 from perflow.core.chunks import chunked
 from perflow.core.condition import take
-from perflow.core.fields import base_field, follow
+from perflow.core.fields import base_field, follow, way
 from perflow.core.grid import each_window, stretches
-from perflow.core.rng import generator, normal
+from perflow.core.rng import generator
 from perflow.core.solvers import SOLVERS, evaluations
 from perflow.core.windows import Windows
+from perflow.errors import PerflowError
 from perflow.latents import Latents
 from perflow.loop import Step
 from perflow.models import handle
@@ -33,11 +34,13 @@ def cache(
     device: str = "cpu",
     shard_items: int = 1024,
     part: pairs.Part | None = None,
+    student: Path | None = None,
 ) -> Generator[Step, None, dict[str, int]]:
     """Write shards beside ``out`` and last ``out``, the manifest of the pairs.
 
     An item is a window (``starts: data``: noised real latents, PeRFlow eq. 3) or a trajectory through all
     windows (``starts: trajectory``); of a ``mixture`` the first half of each window's pairs are of trajectories.
+    With ``starts: student`` the windows of an item start where the model ``student`` comes by on its own way.
     Everything about item i is a function of (seed, i), so neither chunks nor shards nor an interruption
     change its bytes. A sound shard of this spec is kept.
 
@@ -45,10 +48,11 @@ def cache(
     on whatever device. Once all parts are there, the whole only lists them.
     """
     row = Pairs.model_validate(spec.row)
-    work = _Work.load(spec, row, teacher, latents, device)
+    work = _Work.load(spec, row, teacher, latents, device, student)
     folder = out.parent
     shards = work.shards(shard_items)
     made_of = {"spec": spec.hash, "teacher": work.teacher.sha256, "latents": artifacts.sha256_file(latents)}
+    made_of |= {"student": work.student.sha256} if work.student else {}
     numbers = range(len(shards))[(part.number - 1) :: part.of] if part else range(len(shards))
     entries, evaluated = [], 0
     for done, index in enumerate(numbers):
@@ -77,7 +81,8 @@ def cache(
         "shards": entries,
         "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},
     })  # fmt: skip
-    return {"teacher_evaluations": evaluated, **_spent(spec, out)}
+    passes = {"student_passes": work.passes} if work.student else {}
+    return {"teacher_evaluations": evaluated, **passes, **_spent(spec, out)}
 
 
 def _spent(spec: Spec, out: Path) -> dict[str, float]:
@@ -99,15 +104,22 @@ class _Work:
     """The condition that guidance leads away from, [1, ...]; None of a base that knows none."""
     windows: Windows
     device: str
+    student: handle.Model | None
+    """Whose own states windows start at."""
 
     @classmethod
-    def load(cls, spec: Spec, row: Pairs, teacher: Path, latents: Path, device: str) -> _Work:
+    def load(cls, spec: Spec, row: Pairs, teacher: Path, latents: Path, device: str, student: Path | None) -> _Work:
         model = handle.load(teacher, device)
+        if (row.student is None) != (student is None):
+            raise PerflowError(
+                f"{spec.name}: starts: {row.starts}, with {'no' if row.student else 'a'} --student given"
+            )
         data = Latents.of(latents, model.name, model.base_sha256, device)
         away = None
         if model.base.has_null:
             away = model.base.embed([row.negative]) if row.negative else take(data.conditions, torch.tensor([0]))
-        return cls(spec, row, model, data, away, Windows(tuple(row.edges)), device)
+        walker = handle.load(student, device) if student else None
+        return cls(spec, row, model, data, away, Windows(tuple(row.edges)), device, walker)
 
     @property
     def pairs(self) -> int:
@@ -133,7 +145,7 @@ class _Work:
     def shards(self, size: int) -> list[tuple[Tensor, range]]:
         """Consecutive items of each shard, and the windows that each of them crosses."""
         each, every = self._per_window, range(len(self.windows))
-        whole = {"data": 0, "mixture": -(-each // 2), "trajectory": each}[self.row.starts]
+        whole = {"data": 0, "mixture": -(-each // 2)}.get(self.row.starts, each)
         blocks = [(torch.arange(whole), every)]
         for k in every:
             blocks.append((torch.arange(each - whole) + whole + k * (each - whole), range(k, k + 1)))
@@ -147,7 +159,14 @@ class _Work:
         image = torch.cat([torch.randint(len(latents), (1,), generator=rng) for rng in draws])
         dropped = torch.cat([torch.rand(1, generator=rng) for rng in draws]) < recipe.drop
         caption = torch.where(dropped, 0, self.data.caption[image])
-        noise = normal(latents.shape[1:], seed, "pair-noise", items.tolist()).to(self.device)
+        noise = self.teacher.noise(seed, "pair-noise", items.tolist()).to(self.device)
+        if self.student is not None:
+            starts = self._states(noise, caption)
+            ends = [
+                chunked(lambda x, c, k=k: self._cross(x, c, k), self.teacher.base.chunk, starts[k], caption)
+                for k in crossed
+            ]
+            return _pairs(starts, ends, crossed, caption)
         t = self.windows.start(crossed[0])
         x = self.teacher.base.schedule.alpha(t) * latents[image] + self.teacher.base.schedule.sigma(t) * noise
         x = x.float()
@@ -155,16 +174,25 @@ class _Work:
         for k in crossed:
             x = chunked(lambda x, c, k=k: self._cross(x, c, k), self.teacher.base.chunk, x, caption)
             nodes.append(x)
-        windows = torch.tensor(crossed, dtype=torch.int32).repeat_interleave(len(items))
-        return {
-            "start": torch.cat(nodes[:-1]),
-            "end": torch.cat(nodes[1:]),
-            "k": windows,
-            "caption": caption.int().repeat(len(crossed)),
-        }
+        return _pairs(nodes[:-1], nodes[1:], crossed, caption)
+
+    @property
+    def passes(self) -> int:
+        """Calls of the student's network for the states that windows start at."""
+        own = len(self.student.flow.windows)
+        scales = each_window(self.student.trial["guidance"], own)
+        return self._per_window * sum(guidance.nfe(scales[k]) for k in range(own - 1))
+
+    def _states(self, noise: Tensor, caption: Tensor) -> list[Tensor]:
+        """Where the student, drawn from noise as it is meant to be, one step a window, comes by at every start."""
+        student, flow = self.student, self.student.flow
+        scales = each_window(student.trial["guidance"], len(flow.windows))
+        pieces = stretches(flow.windows.edges, len(flow.windows), self.row.edges)[:-1]
+        told = take(self.data.conditions, caption)
+        return way(student.says, flow, noise, told, self.away, scales, pieces, student.base.chunk)
 
     def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
-        """The teacher's solution over window k: a base's with a solver, a student's on its own windows."""
+        """The teacher's solution over window k: a base's with a solver, a student's or a flow's on its own windows."""
         teacher, row = self.teacher, self.row
         network = teacher.says(take(self.data.conditions, caption), self.away, row.guidance)
         if row.solver == WINDOW:
@@ -174,3 +202,13 @@ class _Work:
         solver, steps = self._ways(k)
         times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         return SOLVERS[solver](field, x, self.windows.time(k, times).tolist(), teacher.base.schedule)
+
+
+def _pairs(starts: list[Tensor], ends: list[Tensor], crossed: range, caption: Tensor) -> dict[str, Tensor]:
+    """A shard of the pairs of some items, window by window."""
+    return {
+        "start": torch.cat(starts),
+        "end": torch.cat(ends),
+        "k": torch.tensor(crossed, dtype=torch.int32).repeat_interleave(len(caption)),
+        "caption": caption.int().repeat(len(crossed)),
+    }

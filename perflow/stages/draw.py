@@ -29,6 +29,8 @@ def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | N
     if out.suffix.lower() != ".png":
         raise PerflowError(f"--out {out}: must end in .png")
     loaded = handle.load(model, device)
+    if not hasattr(loaded.base, "decode"):
+        raise PerflowError(f"{model}: draws points on the plane, no images; there is perflow sample --spec")
     if not loaded.base.conditional and prompt:
         raise PerflowError(f"--prompt '{prompt}': {loaded.name} draws without a prompt; give --prompt ''")
     drawer = Drawer.of(loaded, device, [prompt], count, seed)

@@ -38,7 +38,7 @@ def encode(
         header = made_of | {"items": [items.start, items.stop]}
         if not artifacts.holds(path, header):
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=row.dtype == "bf16"):
-                found = base.base.encode(store.images(data, items)).float()
+                found = base.base.encode(store.items(data, items)).float()
             caption = torch.tensor([number[text] for text in texts[items.start : items.stop]])
             tensors = {"latents": found.cpu(), "caption": caption.int()}
             artifacts.write_tensors(path, tensors, header | {"sha256": artifacts.tensor_hash(tensors)})

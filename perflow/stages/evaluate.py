@@ -10,11 +10,21 @@ import numpy as np
 
 from perflow import artifacts
 from perflow.artifacts import Spec
+from perflow.config import places
 from perflow.config.rows import Evaluation
 from perflow.errors import PerflowError
 from perflow.loop import Step
 from perflow.metrics import flow, intervals
-from perflow.metrics.observed import INDEPENDENT, TEACHER, Drawn, labels_wanted, load_extractor, measured, observe_real
+from perflow.metrics.observed import (
+    INDEPENDENT,
+    TEACHER,
+    Drawn,
+    Remembered,
+    labels_wanted,
+    load_extractor,
+    measured,
+    observe_real,
+)
 from perflow.metrics.trial import Trial
 
 _FLOW = ("straightness", "teacher_straightness", "endpoint_error")
@@ -30,18 +40,25 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
     """
     row = Evaluation.model_validate(spec.row)
     drawn, shown = Drawn.read(samples), Drawn.read(teacher)
-    streams = _check(row, drawn, shown)
+    references = _check(row, drawn, shown)
     network, about = load_extractor(row.extractor, extractor)
+    if "weights" in about:  # one that others trained is large: every model would look at the teacher's images again
+        network = Remembered(network, about["sha256"], out.parent.with_name(places.FEATURES.name))
     wanted = labels_wanted(drawn, network.values)
-    groups = intervals.deal(drawn.prompts, row.groups)
+    groups = intervals.deal(drawn.units, row.groups)
     real, accuracy = observe_real(dataset, row.split, network)
-    teachers = {stream: shown.observe(name, network, groups) for stream, name in streams.items()}
+    teachers = {
+        teacher: {stream: shown.observe(name, network, groups) for stream, name in streams.items()}
+        for teacher, streams in references.items()
+    }
 
     trials: dict[str, Any] = {}
     for name, entry in drawn.trials.items():
-        same, other = (teachers[stream] for stream in sorted(streams, key=lambda s: s != entry["stream"]))
+        streams = teachers[entry.get("teacher")]
+        same, other = (streams[stream] for stream in sorted(streams, key=lambda s: s != entry["stream"]))
         trial = Trial(drawn.observe(name, network, groups), same, other, real, wanted)
         trials[name] = {key: entry[key] for key in ("solver", "steps", "nfe", "guidance")}
+        trials[name] |= {"searched": entry["searched"]} if "searched" in entry else {}
         trials[name]["metrics"] = measured(trial, row.metrics, row.confidence)
         yield Step("evaluate", len(trials), len(drawn.trials))
 
@@ -49,8 +66,11 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
     artifacts.write_json(out, found | {"flow": _flow(drawn, row)})
 
 
-def _check(row: Evaluation, drawn: Drawn, shown: Drawn) -> dict[int, str]:
-    """Refuse manifests that do not belong together; return the teacher's two trials by their stream."""
+def _check(row: Evaluation, drawn: Drawn, shown: Drawn) -> dict[float | None, dict[int, str]]:
+    """Refuse manifests that do not belong together; return each teacher's two trials by their stream.
+
+    Only teachers that a trial is held against; None is the study's own.
+    """
     for part, expected in ((drawn, row.model), (shown, row.base)):
         if part.content["model"] != expected:
             found = part.content["model"]
@@ -58,17 +78,21 @@ def _check(row: Evaluation, drawn: Drawn, shown: Drawn) -> dict[int, str]:
     for key in ("prompts", "per_prompt"):
         if drawn.content[key] != shown.content[key]:
             raise PerflowError(f"{drawn.path} and {shown.path}: drawn for different {key}; run again")
-    absent = [name for name in (TEACHER, INDEPENDENT) if name not in shown.trials]
-    if absent:
-        raise PerflowError(f"{shown.path}: no trial {', '.join(absent)}; there are {', '.join(shown.trials)}")
-    streams = {shown.trials[name]["stream"]: name for name in (TEACHER, INDEPENDENT)}
-    if len(streams) < 2:
-        raise PerflowError(f"{shown.path}: '{TEACHER}' and '{INDEPENDENT}' have the same noise")
+    found = {}
+    for teacher in dict.fromkeys(entry.get("teacher") for entry in drawn.trials.values()):
+        names = [name if teacher is None else f"{name}-w{teacher:g}" for name in (TEACHER, INDEPENDENT)]
+        absent = [name for name in names if name not in shown.trials]
+        if absent:
+            raise PerflowError(f"{shown.path}: no trial {', '.join(absent)}; there are {', '.join(shown.trials)}")
+        found[teacher] = {shown.trials[name]["stream"]: name for name in names}
+        if len(found[teacher]) < 2:
+            raise PerflowError(f"{shown.path}: '{names[0]}' and '{names[1]}' have the same noise")
     for name, entry in drawn.trials.items():
+        streams = found[entry.get("teacher")]
         if entry["stream"] not in streams:
             stream, valid = entry["stream"], sorted(streams)
             raise PerflowError(f"{drawn.path}: trial '{name}' has noise stream {stream}, the teacher {valid}")
-    return streams
+    return found
 
 
 def _flow(drawn: Drawn, row: Evaluation) -> dict[str, Any] | None:
@@ -77,10 +101,15 @@ def _flow(drawn: Drawn, row: Evaluation) -> dict[str, Any] | None:
     if entry is None:
         return None
     tensors = artifacts.tensors_beside(drawn.path, entry, "items", *_FLOW)
-    _, prompts = np.unique(drawn.prompts[tensors["items"].numpy()], return_inverse=True)
+    _, prompts = np.unique(drawn.units[tensors["items"].numpy()], return_inverse=True)
     groups = intervals.deal(prompts, row.groups)
     found = {"edges": entry["edges"]}
     for name in _FLOW:
         windows = flow.per_window(tensors[name].double().numpy(), groups)
         found[name] = [intervals.interval(window, row.confidence)._asdict() for window in windows]
+    if "starts" in entry:
+        states = artifacts.tensors_beside(drawn.path, entry["starts"], "own", "taught")
+        own, taught = (states[name].double().numpy() for name in ("own", "taught"))
+        gaps = flow.start_gaps(own, taught, np.arange(len(own)) % row.groups)
+        found["start_gap"] = [intervals.interval(window, row.confidence)._asdict() for window in gaps]
     return found

@@ -19,7 +19,7 @@ from perflow.core.rng import generator
 from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.loop import Loop, Step
-from perflow.metrics import CLASSIFIER, EXTRACTORS
+from perflow.metrics import CLASSIFIER, COORDINATES, EXTRACTORS, READERS
 from perflow.metrics.features import Extractor, to_input
 
 _TURN = 0.3  # largest off-diagonal entry of the random linear map
@@ -31,12 +31,17 @@ def extractor(spec: Spec, source: Path, out: Path, state: Path, device: str = "c
     """Write ``out``, and ``curve.jsonl`` beside it.
 
     A classifier is trained on the split "extractor" of the manifest ``source``; the header of ``out`` holds its
-    architecture. How well it reads is measured by ``evaluate``, on images of another split. Of any other kind
-    ``source`` is the file of the weights, and the curve is empty.
+    architecture. How well it reads is measured by ``evaluate``, on images of another split. Coordinates of points
+    need nothing. Of any other kind ``source`` is the file of the weights, and the curve is empty.
     PerflowError if that file is not the one the row names, or holds another network.
     """
     row = rows.Extractor.model_validate(spec.row)
-    if row.kind == CLASSIFIER:
+    if row.kind == COORDINATES:
+        network = pkgutil.resolve_name(EXTRACTORS[row.kind])({}, {})
+        artifacts.write_jsonl(out.with_name("curve.jsonl"), [])
+        artifacts.write_tensors(out, {}, _header(spec, row, network))
+        yield Step("extractor", 1, 1)
+    elif row.kind == CLASSIFIER:
         yield from _train(spec, row, source, out, state, device)
     else:
         _take_in(spec, row, source, out)
@@ -48,7 +53,9 @@ def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path) -> None:
     if found != row.sha256:
         raise PerflowError(f"{weights}: has sha256 {found}; extractors.{spec.name} asks for {row.sha256}")
     try:
-        network = pkgutil.resolve_name(EXTRACTORS[row.kind])(artifacts.read_tensors(weights)[0], {})
+        reader = READERS.get(row.kind)
+        tensors = pkgutil.resolve_name(reader)(weights) if reader else artifacts.read_tensors(weights)[0]
+        network = pkgutil.resolve_name(EXTRACTORS[row.kind])(tensors, {})
     except PerflowError as error:
         raise PerflowError(f"{weights}: {error}") from None
     header = _header(spec, row, network) | {"weights": {"file": weights.name, "sha256": found}}
@@ -56,7 +63,7 @@ def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path) -> None:
     artifacts.write_tensors(out, network.state_dict(), header)
 
 
-def _header(spec: Spec, row: rows.Extractor, network: torch.nn.Module) -> dict[str, Any]:
+def _header(spec: Spec, row: rows.Extractor, network: Any) -> dict[str, Any]:
     return {
         "spec": spec.hash,
         "sha256": artifacts.tensor_hash(network.state_dict()),

@@ -38,6 +38,8 @@ def measure(
         raise PerflowError(
             f"{teacher}: not the samples of a base, which hold the teacher's; give those of '{row.base}'"
         )
+    if "images" not in shown.trials[INDEPENDENT]:
+        raise PerflowError(f"{teacher}: holds points on the plane, with which images cannot be compared")
     given = _read(images)
     pixels = np.stack(_decoded(images, given, shown))
     groups = intervals.deal(shown.prompts, row.groups)
@@ -55,7 +57,7 @@ def measure(
 
     network, about = load_extractor(row.extractor, extractor)
     wanted = labels_wanted(shown, network.values) if same_prompts else {}
-    there = {"prompts": same_prompts, "attributes": bool(network.values), "latents": False}
+    there = {"prompts": same_prompts, "attributes": bool(network.values), "latents": False, "paths": False}
     left_out = {
         metric: f"needs {_WORDS[absent[0]]}"
         for metric in row.metrics
@@ -83,6 +85,7 @@ _WORDS = {
     "prompts": "to know each image's prompt (--same-prompts)",
     "attributes": "an extractor that reads the prompts' attributes",
     "latents": "latents from the teacher's noise",
+    "paths": "the paths of points on the plane",
 }
 
 

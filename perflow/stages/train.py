@@ -14,11 +14,11 @@ from perflow.artifacts import Spec
 from perflow.config.rows import Student
 from perflow.core.learner import Learner
 from perflow.core.piecewise import PiecewiseFlow
-from perflow.core.rng import per_item, step_generator
+from perflow.core.rng import generator, per_item, step_generator
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
 from perflow.loop import Loop, Step, team
-from perflow.models import handle
+from perflow.models import handle, low_rank
 from perflow.pairs import PairCache
 
 
@@ -54,6 +54,8 @@ def train(
     unet = copy.deepcopy(model.unet).requires_grad_(True)
     if checkpointing:
         unet.enable_gradient_checkpointing()
+    if row.rank is not None:
+        low_rank.insert(unet, row.rank, generator(spec.seed, "train-rank", row.seed))
     loop = Loop(unet, row.training, state, "train", device)
     target = Learner(model.base.network(loop.ema), flow)
 
@@ -69,7 +71,7 @@ def train(
     }  # fmt: skip
     if not loop.main:
         return counts
-    weights = loop.ema.state_dict()
+    weights = low_rank.merged(loop.ema)
     header = {
         "spec": spec.hash, "base": {"name": row.base, "sha256": model.base_sha256}, "steps": row.training.steps,
         "pairs": artifacts.sha256_file(pairs), "sha256": artifacts.tensor_hash(weights),

@@ -47,10 +47,10 @@ MISTAKES = [
     ("students.distilled.method", "consistency", ["students.distilled.prediction", "consistency needs ddim_eps"]),
     ("students.perflow.trials.guidance", -1.0, ["students.perflow.trials.guidance", "greater than or equal to 0"]),
     ("students.perflow.trials.guidance", [4.0, -1.0], ["students.perflow.trials.guidance", "-1.0"]),
-    ("students.distilled.trials.solvers", ["window", "ddim"], ["ddim reads what a base says", "[window]"]),
+    ("students.distilled.trials.solvers", ["window", "ddim"], ["ddim reads what a base says", "[window, rk45]"]),
     ("pairs.fixed.solver", "window", ["pairs.fixed.solver", "no solver 'window'", "ddim, dpmpp_2m, heun"]),
     ("pairs.fixed.solver", "rk45", ["pairs.fixed.solver", "no solver 'rk45'", "ddim, dpmpp_2m, heun"]),
-    ("pairs.fixed.starts", "noise", ["pairs.fixed.starts", "'data', 'trajectory' or 'mixture'"]),
+    ("pairs.fixed.starts", "noise", ["pairs.fixed.starts", "'trajectory', 'mixture' or 'student'"]),
     ("bases.eps.family", "sd3", ["bases.eps.family", "no family 'sd3'", "stable_diffusion"]),
     ("bases.eps.dataset", "laion", ["bases.eps.dataset", "no dataset 'laion'", "digits"]),
     ("datasets.digits.source", "mnist", ["datasets.digits.source", "no dataset source 'mnist'", "digits"]),
@@ -62,8 +62,8 @@ MISTAKES = [
     ),
     (
         "extractors.tiny-cnn",
-        {"kind": "inception", "weights": "a", "sha256": "0" * 64},
-        ["no kind 'inception'", "squeezenet"],
+        {"kind": "vgg", "weights": "a", "sha256": "0" * 64},
+        ["no kind 'vgg'", "squeezenet"],
     ),
     (
         "extractors.tiny-cnn",

@@ -180,3 +180,13 @@ def test_places_are_those_of_the_rules():
         assert config.places.spec(table, "ROW").as_posix() == re.sub(r"\{\w+\}", "ROW", spec)
     assert set(config.places.VERBS) == set(config.TABLES)
     assert record.state(artifacts.Spec("pairs", "a-b", 0, {}, "h"), {"x": "1"}).parent == Path("results/state")
+
+
+def test_features_go_where_no_network_of_others_is_measured_with(tiny_params, write_params, tmp_path):
+    kept = tmp_path / "home/results/features/a.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"features")
+    own = config.load(write_params(tiny_params))
+    assert [path for path, _, _ in keeping.leftovers(own, tmp_path / "home")] == [kept]
+    tiny_params["extractors"]["foreign"] = {"kind": "inception", "weights": "inception.pt", "sha256": "0" * 64}
+    assert keeping.leftovers(config.load(write_params(tiny_params)), tmp_path / "home") == []

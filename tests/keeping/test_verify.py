@@ -168,12 +168,12 @@ def test_the_verb_lists_counts_and_fails(made):
 
     done = run()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "13 artifacts: 13 ok"
+    assert done.stdout.splitlines()[-1] == "17 artifacts: 17 ok"
     Path("results/samples/eps/teacher.zip").unlink()
     done = run()
     assert done.returncode == 1
     assert "missing  samples/eps" in done.stdout.splitlines()
-    assert done.stdout.splitlines()[-1] == "13 artifacts: 12 ok, 1 missing"
+    assert done.stdout.splitlines()[-1] == "17 artifacts: 16 ok, 1 missing"
     assert done.stderr == ""
 
 
@@ -187,4 +187,4 @@ def test_the_quiet_verb_says_the_first_thing_that_is_wrong_in_one_line(made):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith(f"perflow: {STUDENTS}/delta.safetensors: altered or truncated")
-    assert done.stderr.endswith("(2 of 13 artifacts; perflow verify lists them)\n")
+    assert done.stderr.endswith("(2 of 17 artifacts; perflow verify lists them)\n")

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.special import erf
 
-from perflow.metrics.flow import per_window, teacher_mse
+from perflow.metrics.flow import per_window, start_gaps, teacher_mse
 from perflow.metrics.trial import Trial
 from tests.metrics.conftest import image_set, without
 
@@ -41,3 +42,25 @@ def test_per_window_gives_each_window_its_mean_and_replicates(rng):
     for group in range(4):
         expected = values[groups != group].mean(0)
         assert [window.replicates[group] for window in found] == pytest.approx(expected.tolist())
+
+
+def test_the_gap_to_starts_is_zero_for_alike_and_known_for_shifted_gaussians(rng):
+    """In one dimension E|X - Y| of normal X and Y + m has a closed form (the folded normal's mean)."""
+    own, taught, shift = rng.standard_normal((2000, 1, 1)), rng.standard_normal((2000, 1, 1)), 1.5
+    groups = np.arange(2000) % 10
+    (alike,) = start_gaps(own, taught, groups)
+    assert abs(alike.value) < 0.01
+    (moved,) = start_gaps(own + shift, taught, groups)
+    apart = 2 * np.exp(-(shift**2) / 4) / np.sqrt(np.pi) + shift * erf(shift / 2)
+    assert moved.value == pytest.approx(2 * apart / (2 / np.sqrt(np.pi)) - 2, rel=0.05)
+
+
+def test_gaps_are_by_window_and_leave_groups_out_on_both_sides(rng):
+    own, taught, groups = rng.standard_normal((12, 3, 2)), rng.standard_normal((12, 3, 2)), np.arange(12) % 4
+    found = start_gaps(own, taught, groups)
+    assert len(found) == 3
+    for k, window in enumerate(found):
+        for group, replicate in enumerate(window.replicates):
+            kept = groups != group
+            (only,) = start_gaps(own[kept][:, k : k + 1], taught[kept][:, k : k + 1], groups[kept])
+            assert replicate == pytest.approx(only.value)

@@ -90,8 +90,8 @@ def made(root, tmp_path_factory) -> Study:
     return made
 
 
-def teach(study: Study, student: str) -> None:
-    """Pairs (unless they are there), training and delta of one student, by the real stages."""
+def teach(study: Study, student: str, /, **more: Path) -> None:
+    """Pairs (unless they are there; ``more``: their inputs), training and delta of one student, by the real stages."""
     from perflow.stages.cache import cache
     from perflow.stages.encode import encode
     from perflow.stages.export import export
@@ -103,7 +103,7 @@ def teach(study: Study, student: str) -> None:
         finish(encode(study.spec("latents", row.base), study.handle(row.base), study.dataset, study.latents(row.base)))
     base, start, teacher = (study.handle(name or row.base) for name in (None, row.start, pairs.teacher))
     if not study.pairs(row.pairs).exists():
-        finish(cache(study.spec("pairs", row.pairs), teacher, study.latents(row.base), study.pairs(row.pairs)))
+        finish(cache(study.spec("pairs", row.pairs), teacher, study.latents(row.base), study.pairs(row.pairs), **more))
     finish(train(study.spec("students", student), start, study.pairs(row.pairs), weights, study.state(student)))
     shutil.rmtree(study.state(student))
     export(

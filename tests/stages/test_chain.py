@@ -3,15 +3,19 @@
 import pytest
 import torch
 
-from perflow import artifacts
+from perflow import artifacts, config
 from perflow.config.plan import pair_evaluations
 from perflow.config.rows import Trial
+from perflow.core.fields import base_field, follow
+from perflow.core.guidance import guided
+from perflow.core.solvers import SOLVERS
 from perflow.errors import PerflowError
 from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.pairs import PairCache
 from perflow.stages import train as stage
 from perflow.stages.cache import cache
+from perflow.stages.sample import sample
 from tests.stages.conftest import cost, finish, grown, teach
 
 FIRST, SECOND = "eps-perflow-k2-s0", "eps-half-k1-s0"
@@ -97,3 +101,64 @@ def test_a_start_on_another_base_than_the_pairs_is_refused(chain, tmp_path):
                 tmp_path / "s",
             )  # fmt: skip
         )
+
+
+@pytest.fixture
+def refreshed(tiny, tiny_params, write_params):
+    """Pairs that start where perflow with 2 windows comes by, and a student of them whose starts are compared."""
+    tiny_params["pairs"]["again"] = tiny_params["pairs"]["fixed"] | {"starts": "student", "student": "perflow"}
+    tiny_params["students"]["again"] = tiny_params["students"]["perflow"] | {"windows": 2, "pairs": "again"}
+    tiny_params["sampling"]["flow"]["starts"] = 16
+    return grown(tiny, tiny_params, write_params)
+
+
+def test_windows_start_where_the_student_comes_by_and_end_where_the_teacher_goes(refreshed):
+    spec, manifest = refreshed.spec("pairs", "eps-again-k2"), refreshed.pairs("eps-again-k2")
+    counted = cost(
+        cache(spec, refreshed.handle("eps"), refreshed.latents("eps"), manifest, student=refreshed.handle(FIRST))
+    )
+    found = PairCache.load(manifest)
+    assert counted["teacher_evaluations"] == pair_evaluations(refreshed.study, "eps-again-k2")
+    assert counted["student_passes"] == len(found) // 2
+    per = len(found) // 2
+    drawer = Drawer.load(refreshed.handle(FIRST), "cpu", [""] * per, 1, 0)
+    object.__setattr__(drawer, "conditions", found.conditions[found.caption[:per].long()])
+    flow = drawer.model.flow
+    network = lambda x, t: drawer.model.base.network(drawer.model.unet)(x, t, drawer.conditions)  # noqa: E731
+    with torch.inference_mode():
+        walked = follow(network, flow, found.start[:per], flow.windows.steps(2)[:1])
+    torch.testing.assert_close(found.start[per:], walked, rtol=1e-4, atol=1e-5)
+    assert abs(float(found.start[:per].std()) - 1) < 0.05  # from pure noise, as it is drawn
+    base = handle.load(refreshed.handle("eps"))
+    with torch.inference_mode():
+        for k, times in ((0, [1, 0.75, 0.5]), (1, [0.5, 0.25, 0])):
+            rows = slice(k * per, (k + 1) * per)
+            part = guided(base.base.network(), found.conditions[found.caption[rows].long()], found.conditions[:1], 4.5)
+            field = base_field(part, base.base.schedule, base.base.prediction)
+            end = SOLVERS["ddim"](field, found.start[rows], times, base.base.schedule)
+            torch.testing.assert_close(found.end[rows], end, rtol=1e-3, atol=1e-3)
+
+
+def test_starts_need_the_student_and_the_student_its_starts(refreshed, tiny_params, write_params):
+    spec, manifest = refreshed.spec("pairs", "eps-again-k2"), refreshed.pairs("eps-again-k2")
+    with pytest.raises(PerflowError, match="no --student given"):
+        finish(cache(spec, refreshed.handle("eps"), refreshed.latents("eps"), manifest))
+    tiny_params["pairs"]["again"]["student"] = None
+    with pytest.raises(PerflowError, match="starts: student goes with student"):
+        config.load(write_params(tiny_params))
+    tiny_params["pairs"]["again"]["student"] = "again"
+    with pytest.raises(PerflowError, match="learns from itself"):
+        config.load(write_params(tiny_params))
+
+
+def test_own_states_are_compared_with_the_starts_that_were_taught(refreshed):
+    teach(refreshed, "eps-again-k2-s0", student=refreshed.handle(FIRST))
+    out, again = refreshed.path("results/samples/eps-again-k2-s0/manifest.json"), "eps-again-k2-s0"
+    finish(sample(refreshed.spec("samples", again), refreshed.handle(again), refreshed.handle("eps"), refreshed.prompts,
+                  out, pairs=refreshed.pairs("eps-again-k2")))  # fmt: skip
+    states = artifacts.tensors_beside(out, artifacts.read_json(out)["flow"]["starts"], "own", "taught")
+    found, taught = PairCache.load(refreshed.pairs("eps-again-k2")), states["taught"]
+    assert states["own"].shape == taught.shape == (16, 2, *found.start.shape[1:])
+    for k in (0, 1):
+        there = found.start[found.k == k]
+        assert all(any(torch.equal(row, other) for other in there) for row in taught[:, k])

@@ -15,12 +15,12 @@ from scipy.spatial.distance import pdist
 from torchvision.models import squeezenet1_0
 
 from perflow import artifacts
+from perflow import metrics as registry
 from perflow.artifacts import Spec, sha256_file
 from perflow.config.rows import Evaluation
 from perflow.datasets import store
 from perflow.datasets.digits import Digits, attributes
 from perflow.errors import PerflowError
-from perflow.metrics import METRICS
 from perflow.metrics.features import restore
 from perflow.metrics.intervals import deal
 from perflow.metrics.observed import load_extractor, observe_real
@@ -28,6 +28,9 @@ from perflow.metrics.squeezenet import restore as squeezenet
 from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
 from tests.digits import fetch_digits
+
+METRICS = {name: place for name, place in registry.METRICS.items() if "paths" not in registry.NEEDS.get(name, ())}
+"""Those that images have."""
 
 PROMPTS, PER_PROMPT, GROUPS = 12, 3, 4
 ITEMS = PROMPTS * PER_PROMPT

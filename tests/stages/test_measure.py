@@ -16,9 +16,8 @@ from perflow import artifacts
 from perflow.cli import main
 from perflow.config.rows import Evaluation
 from perflow.errors import PerflowError
-from perflow.metrics import METRICS
 from perflow.stages.measure import measure
-from tests.stages.test_evaluate import GROUPS, ITEMS, Home, build
+from tests.stages.test_evaluate import GROUPS, ITEMS, METRICS, Home, build
 
 ROW = {"model": "base", "base": "base", "dataset": "d", "extractor": "x", "metrics": list(METRICS), "groups": GROUPS}
 

@@ -22,10 +22,11 @@ from perflow.pairs import PairCache
 from perflow.stages.draw import draw
 from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
-from perflow.stages.fetch import fetch
 from perflow.stages.prepare import prepare
+from perflow.stages.prompts import prompts
 from perflow.stages.sample import sample
 from tests.conftest import dump_params
+from tests.digits import fetch_digits
 from tests.stages.conftest import Study, finish, teach
 from tests.stages.test_sample import images
 from tests.tiny_pipelines import pixel
@@ -55,7 +56,8 @@ def px(root, tmp_path_factory):
     (home / "params.yaml").write_text(dump_params(params))
     study = Study(config.load(home / "params.yaml"), home)
     config.write_specs(study.study, home)
-    fetch(study.spec("datasets", "digits"), study.dataset)
+    fetch_digits(study.dataset, study.study.datasets["digits"].counts)
+    prompts(study.spec("prompts", "digits"), study.prompts)
     for base in ("px", "cls"):
         prepare(study.spec("bases", base), study.dataset, study.handle(base))
     teach(study, STUDENT)
@@ -65,7 +67,7 @@ def px(root, tmp_path_factory):
                 study.spec("samples", model),
                 study.handle(model),
                 study.handle("px"),
-                study.dataset,
+                study.prompts,
                 drawn(study, model),
             )
         )
@@ -208,8 +210,12 @@ def test_a_class_is_a_condition_and_its_null_class_lets_it_be_guided(px, root, t
     named = digits_by_name(px, tmp_path)
     study = study._replace(home=px.home)
     from perflow.stages.cache import cache
+    from perflow.stages.encode import encode
 
-    finish(cache(study.spec("pairs", "cls-fixed-k2"), px.handle("cls"), named, study.pairs("cls-fixed-k2")))
+    finish(encode(study.spec("latents", "cls"), px.handle("cls"), named, study.latents("cls")))
+    finish(
+        cache(study.spec("pairs", "cls-fixed-k2"), px.handle("cls"), study.latents("cls"), study.pairs("cls-fixed-k2"))
+    )
     pairs = PairCache.load(study.pairs("cls-fixed-k2"))
     labels = pairs.batch(torch.arange(len(pairs))).condition["label"]
     assert set(labels.tolist()) <= set(range(11))

@@ -24,10 +24,11 @@ from perflow.models.sdxl import SDXL
 from perflow.pairs import PairCache
 from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
-from perflow.stages.fetch import fetch
 from perflow.stages.prepare import prepare
+from perflow.stages.prompts import prompts
 from perflow.stages.sample import sample
 from tests.conftest import dump_params
+from tests.digits import fetch_digits
 from tests.stages.conftest import Study, finish, teach
 from tests.stages.test_sample import images
 from tests.tiny_pipelines import SD, sdxl
@@ -50,7 +51,8 @@ def xl(root, tmp_path_factory):
     (home / "params.yaml").write_text(dump_params(params))
     study = Study(config.load(home / "params.yaml"), home)
     config.write_specs(study.study, home)
-    fetch(study.spec("datasets", "digits"), study.dataset)
+    fetch_digits(study.dataset, study.study.datasets["digits"].counts)
+    prompts(study.spec("prompts", "digits"), study.prompts)
     prepare(study.spec("bases", "xl"), study.dataset, study.handle("xl"))
     for student in (STUDENT, SYNC):
         teach(study, student)
@@ -60,7 +62,7 @@ def xl(root, tmp_path_factory):
                 study.spec("samples", model),
                 study.handle(model),
                 study.handle("xl"),
-                study.dataset,
+                study.prompts,
                 drawn(study, model),
             )
         )

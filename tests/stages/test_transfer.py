@@ -66,7 +66,7 @@ def elsewhere(root, made, tmp_path_factory) -> Study:
     config.write_specs(study.study, home)
     for name, row in study.study.datasets.items():
         if name != "digits":
-            fetch_digits(data(study, name), row.counts, style=row.style)
+            fetch_digits(data(study, name), row.counts, style=row.style or "plain")
             prompts(study.spec("prompts", name), asked(study, name))
     for name, row in study.study.latents.items():
         if row.base == "eps" and row.dataset != "digits":

@@ -16,6 +16,7 @@ rule adapt:
         mem_mb=4000,
         runtime=120,
     params:
-        inputs=lambda wildcards: options(inputs_of_adapter(wildcards)),
+        more=given("dataset"),
     shell:
-        "perflow adapt --spec {input.spec:q} {params.inputs:q} --out {output.adapter:q} --log {log:q}"
+        "perflow adapt --spec {input.spec:q} --base {input.base:q} --latents {input.latents:q}"
+        " {params.more:q} --out {output.adapter:q} --log {log:q}"

@@ -19,7 +19,7 @@ rule base:
     params:
         verb=verb_of_base,
         root=str(HERE),
-        inputs=lambda wildcards: options(inputs_of_base(wildcards)),
+        inputs=given("start", "tuned", "latents", "dataset"),
     shell:
         "perflow {params.verb:q} --spec {input.spec:q} {params.inputs:q}"
         " --root {params.root:q} --out {output.model:q} --log {log:q}"

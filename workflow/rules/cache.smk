@@ -5,6 +5,7 @@ rule cache:
         teacher=teacher_of_pairs,
         latents=latents_of_pairs,
         parts=parts_of_pairs,
+        student=student_of_pairs,
     output:
         manifest="results/pairs/{pairs}/manifest.json",
         cost="results/pairs/{pairs}/cost.json",
@@ -16,9 +17,11 @@ rule cache:
         gpu=GPU,
         mem_mb=4000,
         runtime=240,
+    params:
+        more=given("student"),
     shell:
         "perflow cache --spec {input.spec:q} --teacher {input.teacher:q}"
-        " --latents {input.latents:q} --out {output.manifest:q} --log {log:q}"
+        " --latents {input.latents:q} {params.more:q} --out {output.manifest:q} --log {log:q}"
 
 
 rule part:
@@ -27,6 +30,7 @@ rule part:
         spec="results/specs/pairs/{pairs}.json",
         teacher=teacher_of_pairs,
         latents=latents_of_pairs,
+        student=student_of_pairs,
     output:
         shards=temp("results/pairs/{pairs}/part-{part}-of-{parts}.json"),
         cost=temp("results/pairs/{pairs}/part-{part}-of-{parts}.cost.json"),
@@ -39,7 +43,8 @@ rule part:
         mem_mb=4000,
         runtime=240,
     params:
+        more=given("student"),
         manifest=lambda wildcards: f"results/pairs/{wildcards.pairs}/manifest.json",
     shell:
         "perflow cache --part {wildcards.part} {wildcards.parts} --spec {input.spec:q} --teacher {input.teacher:q}"
-        " --latents {input.latents:q} --out {params.manifest:q} --log {log:q}"
+        " --latents {input.latents:q} {params.more:q} --out {params.manifest:q} --log {log:q}"

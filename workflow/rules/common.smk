@@ -118,15 +118,10 @@ def file_of_prompts(wildcards):
     ]
 
 
-def options(inputs):
-    """Input files by name as options of a verb, word by word."""
-    return [word for name, path in inputs.items() for word in (f"--{name}", path)]
-
-
 def verb_of_base(wildcards):
     """What makes a base: the key of its row that others lack says it."""
     row = STUDY.bases[wildcards.base]
-    marks = {"source": "prepare", "fine_tune": "tune", "scaled": "blend"}
+    marks = {"source": "prepare", "fine_tune": "tune", "scaled": "blend", "interpolation": "rectify"}
     return next((verb for key, verb in marks.items() if hasattr(row, key)), "base")
 
 
@@ -229,6 +224,12 @@ def teacher_of_pairs(wildcards):
     return handle(row.teacher or row.base)
 
 
+def student_of_pairs(wildcards):
+    """Handle of the student at whose own states windows start, if pairs have one."""
+    row = STUDY.pairs[wildcards.pairs]
+    return handle(row.student) if row.student else []
+
+
 def start_of_student(wildcards):
     """Handle of the model a student starts from: its base, or another student."""
     row = STUDY.students[wildcards.student]
@@ -268,6 +269,33 @@ def samples_of(wildcards):
 def teacher_samples_of(wildcards):
     """Manifest of the samples that hold the teacher's."""
     return drawn(STUDY.evaluations[wildcards.model].base)
+
+
+def extractor_of_search(wildcards):
+    """The feature network by which the spacings of a model's trials are searched for, if any is."""
+    name = STUDY.samples[wildcards.model].extractor
+    return f"results/extractors/{name}/extractor.safetensors" if name else []
+
+
+def captions_of_search(wildcards):
+    """Manifest of the captions that a search draws: the base's own split."""
+    row = STUDY.samples[wildcards.model]
+    return manifest_of(row.dataset, "base") if row.extractor else []
+
+
+def pairs_of_samples(wildcards):
+    """Manifest of the pairs whose starts are compared with a student's own states, if they are."""
+    name = STUDY.samples[wildcards.model].pairs
+    return f"results/pairs/{name}/manifest.json" if name else []
+
+
+def given(*names):
+    """The options of inputs that only some rows have: ``--name file`` for each that this one has."""
+
+    def options(wildcards, input):
+        return [part for name in names if input.get(name) for part in (f"--{name}", str(input.get(name)))]
+
+    return options
 
 
 def extractor_of(wildcards):

@@ -5,6 +5,9 @@ rule sample:
         model=handle_of_model,
         teacher=base_of_model,
         prompts=prompts_of_model,
+        extractor=extractor_of_search,
+        captions=captions_of_search,
+        pairs=pairs_of_samples,
     output:
         manifest="results/samples/{model}/manifest.json",
         cost="results/samples/{model}/cost.json",
@@ -16,6 +19,8 @@ rule sample:
         gpu=GPU,
         mem_mb=4000,
         runtime=120,
+    params:
+        more=given("extractor", "captions", "pairs"),
     shell:
         "perflow sample --spec {input.spec:q} --model {input.model:q} --teacher {input.teacher:q}"
-        " --prompts {input.prompts:q} --out {output.manifest:q} --log {log:q}"
+        " --prompts {input.prompts:q} {params.more:q} --out {output.manifest:q} --log {log:q}"

@@ -15,6 +15,7 @@ rule transfer:
         mem_mb=4000,
         runtime=120,
     params:
-        inputs=lambda wildcards: options(inputs_of_transfer(wildcards)),
+        more=given("dataset", "adapter"),
     shell:
-        "perflow transfer --spec {input.spec:q} {params.inputs:q} --out {output.manifest:q} --log {log:q}"
+        "perflow transfer --spec {input.spec:q} --base {input.base:q} --model {input.model:q}"
+        " --prompts {input.prompts:q} {params.more:q} --out {output.manifest:q} --log {log:q}"

@@ -1,0 +1,83 @@
+"""Feature networks that others wrote as TorchScript: FID's Inception as clean-fid has it, and anybody's own.
+
+``inception`` is the file that clean-fid loads (inception-2015-12-05.pt), on images resized as clean-fid's "clean" mode
+resizes them: its Fréchet distance is clean-fid's. ``torchscript`` is any program that takes uint8 images
+[B, 3, H, W] and returns features [B, D]. A program runs as it was saved: give only files you trust, by their hash.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perflow.core.chunks import chunked
+from perflow.errors import PerflowError
+
+_PROGRAM = "program"
+_CHUNK = 32
+
+
+class Scripted:
+    """A program and how it is asked: ``ask(program, images uint8 [B, H, W, 3]) -> float [B, D]``."""
+
+    def __init__(self, data: Tensor, ask: Callable[[Any, Tensor], Tensor]) -> None:
+        self.values: dict[str, list[str]] = {}
+        """It reads no attribute of the study's data."""
+        self._data, self._ask = data, ask
+        try:
+            self._program = torch.jit.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu").eval()
+        except (RuntimeError, ValueError) as error:
+            raise PerflowError(f"not a TorchScript program ({str(error).splitlines()[0]})") from None
+
+    @torch.no_grad()
+    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """uint8 images [N, H, W, 3] to features as they are, float64 [N, D], and no labels.
+
+        Computed in padded chunks of one size, so a row does not depend on how many there are.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise PerflowError(f"extractor: images are {images.dtype} {images.shape[1:]}, it reads uint8 (H, W, 3)")
+        features = chunked(lambda part: self._ask(self._program, part), _CHUNK, torch.from_numpy(images))
+        if features.ndim != 2 or not bool(torch.isfinite(features).all()):
+            raise PerflowError(f"extractor: returns {tuple(features.shape)}; features are finite numbers [B, D]")
+        return features.double().numpy(), {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The program's bytes, as a tensor."""
+        return {_PROGRAM: self._data}
+
+    def architecture(self) -> dict[str, Any]:
+        """What ``restore`` needs beside the tensors: nothing."""
+        return {}
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """A program's file as ``Scripted.state_dict``."""
+    return {_PROGRAM: torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)}
+
+
+def restore(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> Scripted:
+    """A program that takes images [B, 3, H, W], ready to observe; PerflowError if it is none."""
+    return Scripted(tensors[_PROGRAM], lambda program, part: program(part.permute(0, 3, 1, 2).contiguous()).float())
+
+
+def restore_inception(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> Scripted:
+    """clean-fid's Inception, ready to observe 2048 features; PerflowError if the program has no ``layers``."""
+    found = Scripted(tensors[_PROGRAM], _inception)
+    if not hasattr(found._program, "layers"):
+        raise PerflowError("not clean-fid's Inception: the program has no 'layers'")
+    return found
+
+
+def _inception(program: Any, part: Tensor) -> Tensor:
+    from cleanfid.resize import build_resizer
+
+    resize = build_resizer("clean")
+    wide = torch.from_numpy(np.stack([resize(image) for image in part.numpy()])).permute(0, 3, 1, 2)
+    return program.layers.forward((wide - 128) / 128).flatten(1)

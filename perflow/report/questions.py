@@ -1,0 +1,161 @@
+"""Sections that answer a question of their own, where a study has the rows for it; otherwise they are empty.
+
+Where should windows start, do more steps help? Two rows are compared as in :mod:`perflow.report.reading`: paired under
+common noise and prompts, all comparisons of a section corrected together (Holm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from itertools import pairwise
+from statistics import mean
+from typing import Any, NamedTuple
+
+from perflow import artifacts
+from perflow.metrics import intervals
+from perflow.report import reading
+from perflow.report.data import Report, records
+from perflow.report.html import Cell, Html, badge, folded, paragraph, table
+from perflow.report.study import Arm, arms, metric_name
+from perflow.report.words import count, listed, number, signed
+
+Measured = dict[str, dict[str, Any]]
+"""Metrics files by model."""
+
+
+class Difference(NamedTuple):
+    """One arm against another: their values, the difference with its interval, and what is to be said of it."""
+
+    own: Arm
+    other: Arm
+    values: tuple[float, float]
+    difference: float
+    low: float
+    high: float
+    p: float
+    verdict: str
+
+
+def measured_of(report: Report) -> Measured:
+    """The metrics files of a study by model."""
+    names = [model["name"] for model in report.study["models"]]
+    return {name: artifacts.read_json(report.results / "metrics" / f"{name}.json") for name in names}
+
+
+def differences(pairs: Sequence[tuple[Arm, Arm]], metric: str, measured: Measured, error: float) -> list[Difference]:
+    """The first of each pair against the second; p-values and verdicts are corrected over all (Holm)."""
+    sides = [[estimates(arm, metric, measured) for arm in pair] for pair in pairs]
+    found = [reading.difference(*side, error) for side in sides]
+    adjusted = intervals.holm([one["p"] for one in found]) if found else []
+    rows = []
+    for pair, side, one, p in zip(pairs, sides, found, adjusted, strict=True):
+        better = one["difference"] > 0 if metric in reading.HIGHER_IS_BETTER else one["difference"] < 0
+        said = reading.NOISE if p >= error else reading.SEEN if better else reading.NOT_SEEN
+        values = tuple(mean(estimate["value"] for estimate in own) for own in side)
+        rows.append(Difference(*pair, values, one["difference"], one["low"], one["high"], float(p), said))
+    return rows
+
+
+def alpha(report: Report) -> float:
+    """The error allowed to all comparisons of a section together."""
+    return 1 - report.study["settings"].get("evaluation", {}).get("confidence", 0.95)
+
+
+def has(arm: Arm, metric: str, measured: Measured) -> bool:
+    """Whether every training seed has the metric."""
+    return all(metric in measured[model]["trials"][arm.trial]["metrics"] for model in arm.models)
+
+
+def estimates(arm: Arm, metric: str, measured: Measured) -> list[dict[str, Any]]:
+    """One estimate a training seed."""
+    return [measured[model]["trials"][arm.trial]["metrics"][metric] for model in arm.models]
+
+
+def starts(report: Report) -> Html:
+    """Where windows should start: a recipe from each kind of starts, and how far the student strays from them."""
+    lines = [row for row in records(report.tables["windows"]) if row.get("start_gap") is not None]
+    if not lines:
+        return Html("")
+    measured, metric = measured_of(report), report.shown("fd_teacher")
+    every = [arm for arm in arms(report.study, report.results / "specs") if arm.windowed and has(arm, metric, measured)]
+    first = {(arm.base, arm.guidance_mode, arm.steps): arm for arm in reversed(every) if arm.starts == "data"}
+    keys = [(arm.base, arm.guidance_mode, arm.steps) for arm in every]
+    pairs = [(arm, first[key]) for arm, key in zip(every, keys, strict=True) if key in first and arm is not first[key]]
+    told = {one.own.key + one.own.trial: one for one in differences(pairs, metric, measured, alpha(report))}
+    evaluations = {
+        row["row"]: row["teacher_evaluations"] for row in records(report.tables["costs"]) if row["table"] == "pairs"
+    }
+    models = {model["name"]: model for model in report.study["models"]}
+    rows = []
+    for arm in every:
+        gaps: dict[int, list[float]] = {}
+        for line in lines:
+            if line["key"] == arm.key:
+                gaps.setdefault(line["window"], []).append(line["start_gap"])
+        values = [estimate["value"] for estimate in estimates(arm, metric, measured)]
+        one = told.get(arm.key + arm.trial)
+        about = escape(f"starts: {arm.starts}, {arm.guidance_mode}")
+        rows.append([
+            Cell(f"{escape(arm.label)}<small>{about}</small>", 1, "method"),
+            Cell(str(arm.steps)), Cell(number(mean(values), 3), 1, "key"), Cell(str(len(values))),
+            Cell(f"{_rests_on(models, arm.models[0], evaluations):,.0f}"),
+            Cell(" ".join(number(mean(gap), 2) for _, gap in sorted(gaps.items()))),
+            Cell("" if one is None else f"{signed(one.difference)} {badge(one.verdict)}"),
+        ])  # fmt: skip
+    header = ["method", "steps", metric_name(metric, report.extractor), "seeds", "teacher evaluations",
+              "own states to starts, by window", "closer than data starts"]  # fmt: skip
+    text = (
+        "A window learns from the states it is taught at. On its way a student comes by at states of its own: the"
+        " gaps are their energy distance to the starts of its training, window by window from noise to data, over the"
+        " spread of those starts; 0 is no difference. Teacher evaluations count all that the chain of a row rests on."
+    )
+    return Html("".join((
+        '<h2 id="starts">Where windows should start</h2>', paragraph(text), table(header, rows, kind="results"),
+    )))  # fmt: skip
+
+
+def _rests_on(models: dict[str, dict[str, Any]], name: str, evaluations: dict[str, float]) -> float:
+    """Teacher evaluations of a model's pairs and of those of every student it rests on, each cache once."""
+    caches = {models[each]["pairs"] for each in (name, *models[name]["links"])}
+    return sum(evaluations.get(cache) or 0 for cache in caches)
+
+
+def monotone(report: Report) -> Html:
+    """Whether more steps help: every line of rows that differ in their steps alone, from one number to the next."""
+    measured, metric = measured_of(report), report.shown("fd_teacher")
+    lines: dict[tuple[str, str], list[Arm]] = {}
+    for arm in arms(report.study, report.results / "specs"):
+        if not arm.reference and has(arm, metric, measured):
+            lines.setdefault((arm.key, arm.label), []).append(arm)
+    pairs = [pair for line in lines.values() for pair in pairwise(sorted(line, key=lambda arm: arm.steps))]
+    if not pairs:
+        return Html("")
+    told = [(more, fewer) for fewer, more in pairs]
+    found = differences(told, metric, measured, alpha(report))
+    by: dict[tuple[str, str], list[Difference]] = {}
+    for one in found:
+        by.setdefault((one.own.key, one.own.label), []).append(one)
+    rows = []
+    for (_, label), steps in by.items():
+        worse = [one for one in steps if one.verdict == reading.NOT_SEEN]
+        said = (
+            "worse " + listed(f"from {one.other.steps} to {one.own.steps}" for one in worse) if worse else "never worse"
+        )
+        values = [steps[0].values[1], *(one.values[0] for one in steps)]
+        numbers = [steps[0].other.steps, *(one.own.steps for one in steps)]
+        course = ", ".join(f"{number(value, 3)} ({n})" for value, n in zip(values, numbers, strict=True))
+        rows.append([Cell(escape(label), 1, "method"), Cell(course), Cell(said)])
+    header = ["method", f"{metric_name(metric, report.extractor)} (steps)", "with more steps, beyond the noise"]
+    text = f"{count(len(rows), 'line')} of rows that differ in their steps alone; {len(found)} neighbours compared."
+    return Html("".join((
+        '<h2 id="monotone">Do more steps help</h2>', paragraph(f"{text} {_monotone(rows)}"),
+        folded("every line", table(header, rows, kind="text")),
+    )))  # fmt: skip
+
+
+def _monotone(rows: list[list[Cell]]) -> str:
+    worse = [row for row in rows if row[2].html != "never worse"]
+    if not worse:
+        return "No line gets worse with more steps, beyond the noise."
+    return f"{count(len(worse), 'line')} of {len(rows)} get worse somewhere with more steps, beyond the noise."

@@ -1,0 +1,132 @@
+"""The sections that answer a question say what the numbers say, and stand only where a study asks it."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from perflow import artifacts, report, tracking
+from perflow.report.gain import gain_cells
+from perflow.report.questions import measured_of
+from tests import fake_study
+
+
+@pytest.fixture
+def shown(root: Path, tmp_path: Path):
+    """Write, change and load a made-up study: ``change(model, metrics file)`` before it is collected."""
+
+    def show(change=lambda model, content: None, distance=fake_study.distance, study=None) -> report.Report:
+        published, content = root / "workflow/report/published.json", study or fake_study.study()
+        spec = fake_study.write(tmp_path, content, distance)
+        for model in content["models"]:
+            path = tmp_path / f"results/metrics/{model['name']}.json"
+            found = artifacts.read_json(path)
+            change(model, found)
+            artifacts.write_json(path, found)
+        report.collect(spec, tmp_path / "results", published)
+        tracking.write_ids(spec, tmp_path / "results")
+        return report.load(spec, tmp_path / "results", published)
+
+    return show
+
+
+def text(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+def searched(favourite: str = "dpmpp_2m"):
+    """Every trial has a distance on development samples, the smallest that of a favourite solver."""
+
+    def change(model, content):
+        for trial in content["trials"].values():
+            score = trial["metrics"]["fd_teacher"]["value"] + 100 * (trial["solver"] not in (favourite, "window"))
+            trial["searched"] = {"name": "karras", "tried": {"karras": score}, "times": [1.0], "evaluations": 10}
+
+    return change
+
+
+def control(factor: float):
+    """Guidance distillation at ``factor`` times its usual distance."""
+
+    def distance(model, trial):
+        return fake_study.distance(model, trial) * (factor if model["entry"] == fake_study.CONTROL else 1)
+
+    return distance
+
+
+@pytest.mark.parametrize(("factor", "said"), [(3.0, "closer to its teacher at"), (0.1, "farther from its teacher at")])
+def test_the_region_is_where_the_difference_is(shown, factor, said):
+    page = report.gain(shown(searched(), control(factor)))
+    sentence = text(page).split("straightening (PeRFlow, CFG-fixed) is ")[1].split(".")[0]
+    assert sentence.startswith(said)
+    assert "guidance 4" in sentence
+    assert page.count('<table class="results"') == 1
+    trials = sum(len(model["trials"]) for model in fake_study.study()["models"])
+    assert f"trials with searched steps: {trials}; {10 * trials:,} network evaluations in all" in text(page)
+
+
+def test_development_samples_choose_and_the_samples_shown_do_not(shown):
+    """ddim is the worse solver on the samples shown; where it was better in development, it is the one that counts."""
+    for favourite in ("ddim", "dpmpp_2m"):
+        data = shown(searched(favourite))
+        cells = gain_cells(data, measured_of(data), "fd_teacher")
+        sides = [sides for (_, guidance, _), sides in cells.items() if guidance == 4.5]
+        names = ("training-free", "guidance-distilled")
+        assert {cell[name].solver for cell in sides for name in names if name in cell} == {favourite}
+        assert all(arm.nfe <= budget for (_, _, budget), sides in cells.items() for arm in sides.values())
+
+
+def test_no_search_no_question(shown):
+    data = shown()
+    assert report.gain(data) == ""
+    assert report.starts(data) == ""
+
+
+def test_rows_of_other_teachers_are_never_held_against_each_other(shown):
+    study = fake_study.study()
+    weak = next(model for model in study["models"] if model["entry"] == fake_study.CONTROL)
+    for trial in weak["trials"]:
+        trial["teacher"] = 2.0
+    data = shown(searched(), study=study)
+    cells = gain_cells(data, measured_of(data), "fd_teacher")
+    assert all("guidance-distilled" not in sides for (_, guidance, _), sides in cells.items() if guidance == 4.5)
+    with open(data.results / "tables/comparisons.csv") as file:
+        assert not any("Guidance distilled" in row["better"] + row["worse"] for row in csv.DictReader(file))
+    assert ", w=2" in text(report.main_table(data))
+
+
+def test_more_steps_that_do_harm_are_named(shown):
+    def distance(model, trial):
+        harm = 10 if (model["entry"], trial["steps"]) == ("perflow-sd15", 8) else 1
+        return fake_study.distance(model, trial) * harm
+
+    page = text(report.monotone(shown(distance=distance)))
+    assert "1 line of" in page
+    assert "get worse somewhere with more steps" in page
+    line = page.split("PeRFlow (SD 1.5 recipe), K=4")[1]
+    assert line.split("worse from ")[1].startswith("4 to 8")
+    assert "No line gets worse with more steps" in text(report.monotone(shown()))
+
+
+def test_starts_are_compared_with_data_starts_and_gaps_are_shown(shown):
+    study = copy.deepcopy(fake_study.study())
+    for model in study["models"]:
+        if model["entry"] == "rectified-diffusion":
+            model["starts"] = "trajectory"
+
+    def gaps(model, content):
+        if content["flow"]:
+            windows = range(model["windows"])
+            content["flow"]["start_gap"] = [{"value": 0.5 + k, "low": 0.4, "high": 0.6} for k in windows]
+
+    data = shown(gaps, study=study)
+    page = text(report.starts(data))
+    line = page.split("Rectified diffusion, phased, K=4")[1].split("K=4")[0]
+    assert "starts: trajectory, CFG-fixed" in line
+    assert "0.50 1.5 2.5 3.5" in line
+    assert "seen" in line
+    assert "start_gap_low" in data.tables["windows"].columns
