@@ -41,6 +41,8 @@ def _resolve(params: rows.Params, name: str, behind: list[str], found: dict[str,
     if isinstance(recipe, rows.TuneRecipe):
         known("base", f"{place}.fine_tune", recipe.fine_tune, params.bases)
         start = _resolve(params, recipe.fine_tune, [*behind, name], found)
+        if isinstance(start, rows.Flow):
+            raise PerflowError(f"{place}.fine_tune: '{recipe.fine_tune}' is a flow on the plane, and none is tuned")
         size, own = (params.datasets[row.dataset].resolution for row in (start, recipe))
         if size != own:
             raise PerflowError(f"{place}.dataset: images of {own} pixels, the base '{recipe.fine_tune}' draws {size}")
