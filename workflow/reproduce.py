@@ -51,6 +51,15 @@ def _check_room(home: Path) -> None:
         sys.exit(_unwritable(home, f"less than {_ROOM // 2**20} MiB left"))
 
 
+def _make_folders(home: Path) -> None:
+    """Outputs of dvc.yaml that a study without settings leaves empty."""
+    for folder in (home / "results" / "adapters", home / "results" / "transfers"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sys.exit(_unwritable(folder, error.strerror))
+
+
 def _verified(study: Path, home: Path) -> int:
     """0 if every file is as it was made: Snakemake reads no file that nothing is made from, such as a table."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -78,6 +87,7 @@ def main() -> int:
             parser.error(f"only a whole run is recorded: --record does not go with {' '.join(rest)}")
         record.check(ROOT, study)
     _check_room(home)
+    _make_folders(home)
     snakemake = [
         sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(home),
         "--config", f"study={study}", *arguments.config, "--cores", arguments.cores, *rest,
