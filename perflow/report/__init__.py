@@ -21,7 +21,7 @@ from perflow.report.sections import (
     samples,
     samples_by_windows,
 )
-from perflow.report.tables import collect
+from perflow.report.tables import collect, trained
 from perflow.report.text import markdown, summary
 from perflow.report.text import readings as readings_markdown
 
@@ -47,4 +47,5 @@ __all__ = [
     "samples_by_windows",
     "settings",
     "summary",
+    "trained",
 ]
