@@ -24,7 +24,7 @@ from perflow.report.sections import (
     samples,
     samples_by_windows,
 )
-from perflow.report.tables import collect
+from perflow.report.tables import collect, trained
 from perflow.report.text import headline, markdown, summary
 from perflow.report.text import readings as readings_markdown
 
@@ -55,4 +55,5 @@ __all__ = [
     "settings",
     "starts",
     "summary",
+    "trained",
 ]
