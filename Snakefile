@@ -15,6 +15,8 @@ include: "workflow/rules/cache.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/sample.smk"
+include: "workflow/rules/adapt.smk"
+include: "workflow/rules/transfer.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
@@ -39,7 +41,7 @@ rule all:
         expand("results/prompts/{prompts}/manifest.json", prompts=STUDY.prompts),
         expand("results/bases/{base}/{file}", base=STUDY.bases, file=["model.json", "curve.jsonl"]),
         expand("results/extractors/{extractor}/extractor.safetensors", extractor=STUDY.extractors),
-        expand("results/latents/{base}/manifest.json", base=STUDY.latents),
+        expand("results/latents/{latents}/manifest.json", latents=STUDY.latents),
         expand("results/pairs/{pairs}/manifest.json", pairs=STUDY.pairs),
         expand(
             "results/students/{student}/{file}",
@@ -47,7 +49,11 @@ rule all:
             file=["ema.safetensors", "curve.jsonl", "delta.safetensors", "model.json"],
         ),
         expand("results/samples/{model}/manifest.json", model=STUDY.samples),
-        expand("results/metrics/{model}.json", model=STUDY.samples),
+        expand(
+            "results/adapters/{adapter}/{file}", adapter=STUDY.adapters, file=["adapter.json", "curve.jsonl"]
+        ),
+        expand("results/transfers/{transfer}/manifest.json", transfer=STUDY.transfers),
+        expand("results/metrics/{model}.json", model=STUDY.evaluations),
 
 
 onstart:

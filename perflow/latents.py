@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from perflow import artifacts
+from perflow.errors import PerflowError
 
 CONDITIONS = "conditions.safetensors"
 
@@ -34,6 +35,17 @@ class Latents:
     conditions: dict[str, Tensor]
     captions: list[str]
     """The texts of the conditions; the first is empty where the base knows a condition of no prompt."""
+
+    @classmethod
+    def of(cls, path: str | Path, name: str, base_sha256: str, device: str = "cpu") -> Latents:
+        """As ``load``; PerflowError unless they are of the base of the model ``name``, by the hash of its network."""
+        data = cls.load(path, device)
+        if (found := data.manifest["base"]["sha256"]) != base_sha256:
+            raise PerflowError(
+                f"{path}: latents of another base ({found[:12]}) than that of '{name}' ({base_sha256[:12]});"
+                " delete it and run again"
+            )
+        return data
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Latents:

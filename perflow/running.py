@@ -23,8 +23,8 @@ from perflow.errors import PerflowError
 
 WARM = ("torch", "datasets", "sklearn.datasets", "transformers.models.clip.modeling_clip",
         "transformers.models.clip.tokenization_clip", *(f"perflow.stages.{stage}" for stage in
-        ("fetch", "prompts", "base", "extractor", "encode", "cache", "train", "export", "sample",
-         "evaluate")))  # fmt: skip
+        ("fetch", "prompts", "base", "tune", "blend", "extractor", "encode", "adapt", "cache", "train", "export",
+         "sample", "transfer", "evaluate")))  # fmt: skip
 """What most stages need."""
 _EVERY = 5.0
 """Seconds between lines of progress."""

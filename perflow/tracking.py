@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT = "perflow"
-_RULES = {"bases": "base", "extractors": "extractor", "pairs": "cache", "students": "train", "study": "collect"}
+_RULES = {
+    "bases": "base", "extractors": "extractor", "adapters": "adapt", "pairs": "cache", "students": "train",
+    "study": "collect",
+}  # fmt: skip
 _COSTS = ("seconds", "cpu_seconds", "peak_mib", "bytes", "teacher_evaluations", "student_passes")
 _CURVE = ("loss", "lr", "grad_norm")
 _BATCH = {"metrics": 1000, "params": 100}
@@ -255,7 +258,8 @@ def _now() -> int:
 
 def _study_record(study: dict[str, Any], results: Path) -> Record:
     """The parent: tables and params.yaml."""
-    files = {name: results / name for name in ("tables/main.csv", "tables/ablation.csv", "tables/comparisons.csv")}
+    tables = ("main", "ablation", "comparisons", "compatibility")
+    files = {f"tables/{name}.csv": results / "tables" / f"{name}.csv" for name in tables}
     params = {"seed": study["seed"], "extractor": study["extractor"], "teacher": study["teacher"]}
     params |= {"models": len(study["models"]), "trials": sum(len(model["trials"]) for model in study["models"])}
     spec = artifacts.sha256_bytes(study["params_text"].encode())
@@ -268,7 +272,7 @@ def _study_record(study: dict[str, Any], results: Path) -> Record:
 def _records(study: dict[str, Any], results: Path, tables: dict[str, list[dict]]) -> Iterator[Record]:
     models = {model["name"]: model for model in study["models"]}
     rows = [("bases", row["name"], row["spec"]) for row in study["bases"]]
-    rows += [(table, row["name"], row["spec"]) for table in ("extractors", "pairs") for row in study[table]]
+    rows += [(table, row["name"], row["spec"]) for table in ("extractors", "adapters", "pairs") for row in study[table]]
     rows += [("students", name, model["model_spec"]) for name, model in models.items() if model["kind"] == "student"]
     for table, name, spec in rows:
         params = _flat(artifacts.read_spec(results / "specs" / table / f"{name}.json").row)

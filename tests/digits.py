@@ -9,14 +9,15 @@ from perflow.artifacts import Spec
 from perflow.stages.fetch import fetch
 
 
-def digits_spec(counts: dict[str, int], seed: int = 0, name: str = "data") -> Spec:
+def digits_spec(counts: dict[str, int], seed: int = 0, name: str = "data", style: str = "plain") -> Spec:
     """A spec of all splits; ``name`` stands for its hash."""
-    row = {"dataset": "digits", "source": "digits", "settings": {"resolution": 16}, "counts": counts}
+    settings = {"resolution": 16, "style": style}
+    row = {"dataset": "digits", "source": "digits", "settings": settings, "counts": counts}
     return Spec("splits", "digits", seed, row, name)
 
 
-def fetch_digits(out: Path, counts: dict[str, int], seed: int = 0, name: str = "data") -> None:
+def fetch_digits(out: Path, counts: dict[str, int], seed: int = 0, name: str = "data", style: str = "plain") -> None:
     """Write ``out``, the manifest."""
     state = out.parent / "state"
-    list(fetch(digits_spec(counts, seed, name), out, state))
+    list(fetch(digits_spec(counts, seed, name, style), out, state))
     shutil.rmtree(state)

@@ -93,6 +93,7 @@ def study(name: str = "synthetic") -> dict[str, Any]:
         "extractor": "digits-cnn", "teacher": settings["sampling"]["teacher"], "models": models,
         "pairs": [{"name": pair, "base": "digits", "spec": f"pairs-{pair}"} for pair in pairs],
         "bases": [{"name": "digits", "spec": "base-0"}],
+        "transfers": [], "adapters": [],
         "extractors": [{"name": "digits-cnn", "spec": "extractor-0"}],
         "skipped": [{"row": "digits-perflow-sdxl-k8-s0 window-4", "why": "4 steps cannot cross 8 windows"}],
         "fingerprint": "0",

@@ -52,6 +52,10 @@ def main() -> None:
         steps = galleries.shown_steps(data, base)
         if steps and galleries.pictured(data, base):
             galleries.gallery(data, base, steps[0]).savefig(out / f"gallery{suffix}.png", **_SAVE)
+    for setting in dict.fromkeys(transfer["setting"] for transfer in study["transfers"]):
+        lines = data.of_setting(setting)
+        drawn = galleries.elsewhere(data, setting, galleries.shown_base(lines), min(line["steps"] for line in lines))
+        drawn.savefig(out / f"{setting}.png", **_SAVE)
     if report.plane.flows(data):
         for name, drawn in report.plane.pictures(data).items():
             drawn.savefig(out / f"{name}.png", **_SAVE)
@@ -84,6 +88,8 @@ def _page(study: dict, data: report.Report, given: argparse.Namespace, out: Path
         "Computed; differences under common noise, Holm-corrected together.", "",
         report.readings_markdown(out).strip(), "",
     ]  # fmt: skip
+    if elsewhere := report.compatibility_markdown(out).strip():
+        lines += ["## Deltas in other settings", "", elsewhere, ""]
     return "\n".join(lines)
 
 

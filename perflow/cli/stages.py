@@ -64,6 +64,19 @@ STAGES = {
         "Train a flow on the plane from points, with no teacher.", {"dataset": _DATASET}, _curve,
     ),
     "prepare": Stage("Take a pretrained checkpoint as a base, checked against its row.", {"dataset": _DATASET}, _curve),
+    "tune": Stage(
+        "Fine-tune a base's network on other images.",
+        {"start": _HANDLE.format("base it starts from"), "latents": "Manifest of the images as it sees them."}, _curve,
+    ),
+    "blend": Stage(
+        "Make the base that lies between a base and its fine-tune, or beyond.",
+        {"start": _HANDLE.format("base"), "tuned": _HANDLE.format("fine-tune")}, _curve,
+    ),
+    "adapt": Stage(
+        "Train a LoRA or a ControlNet beside a base.",
+        {"base": _HANDLE.format("base"), "latents": "Manifest of the images as it sees them."}, _curve,
+        optional={"dataset": f"{_DATASET[:-1]}, of which a ControlNet is shown the edges."},
+    ),
     "extractor": Stage(
         "Make the feature network that models are measured with: train it, or take in weights.",
         {"source": "Manifest of the data set it is trained on, or the weights."}, _curve,
@@ -95,6 +108,14 @@ STAGES = {
         optional={"extractor": "The feature network by which spacings are searched for.",
          "captions": "Manifest of the split whose captions a search draws.",
          "pairs": "Manifest of the pairs whose starts are compared with the student's own states."},
+    ),
+    "transfer": Stage(
+        "Draw all trials of a model in a setting, with diffusers' own pipelines.",
+        {"base": _HANDLE.format("base that is drawn with"),
+         "model": _HANDLE.format("base again, or of a student whose delta is put into it"),
+         "prompts": "What is drawn."},
+        optional={"dataset": f"{_DATASET[:-1]} whose images are shown, if any are.",
+                  "adapter": "The adapter, if there is one."},
     ),
     "evaluate": Stage(
         "Compute every metric of a model's trials, with intervals.",

@@ -1,5 +1,6 @@
 """The study: params.yaml checked, resolved to rows, and written as specs."""
 
+from perflow.config.bases import latents_row
 from perflow.config.places import home
 from perflow.config.plan import plan
 from perflow.config.resolve import load
@@ -12,6 +13,7 @@ __all__ = [
     "Study",
     "files",
     "home",
+    "latents_row",
     "load",
     "missing",
     "plan",

@@ -9,8 +9,11 @@ from perflow.models import OPTIONS, TRAINABLE
 _ALL_OPTIONS = sorted({option for options in OPTIONS.values() for option in options})
 
 
-def check_family(params: rows.Params, name: str, base: rows.AnyBase) -> None:
-    """PerflowError naming the value, of the base or of what is asked of it, that its family does not have."""
+def check_family(params: rows.Params, name: str, base: rows.AnyBase, root: rows.AnyBase) -> None:
+    """PerflowError naming the value, of the base or of what is asked of it, that its family does not have.
+
+    ``root`` is the base that a fine-tune descends from, which says its classes; any other base is its own.
+    """
     place, options = f"bases.{name}", OPTIONS.get(base.family, {})
     if isinstance(base, rows.Base):
         if base.family not in TRAINABLE:
@@ -19,16 +22,16 @@ def check_family(params: rows.Params, name: str, base: rows.AnyBase) -> None:
             )
         return
     if isinstance(base, rows.Flow):
-        _check_unguided(params, name, "a flow on the plane, which is told nothing")
+        _check_unguided(params, name, base, "a flow on the plane, which is told nothing")
         return
-    for option in _ALL_OPTIONS:
+    for option in _ALL_OPTIONS if base is root else ():
         if getattr(base, option) is not None and option not in options:
             raise PerflowError(f"{place}.{option}: the family {base.family} reads captions, not classes")
-    if "null_class" in options and base.null_class is None:
-        _check_unguided(params, name, "which has no null_class")
+    if "null_class" in options and root.null_class is None:
+        _check_unguided(params, name, base, "which has no null_class")
 
 
-def _check_unguided(params: rows.Params, name: str, why: str) -> None:
+def _check_unguided(params: rows.Params, name: str, base: rows.AnyBase, why: str) -> None:
     """Refuse what needs a condition of no prompt: guidance other than 1, dropped captions."""
     taught = {
         entry: recipe for entry, recipe in params.students.items() if recipe.bases is None or name in recipe.bases
@@ -44,6 +47,7 @@ def _check_unguided(params: rows.Params, name: str, why: str) -> None:
         },
         **{f"pairs.{key}.guidance": (recipe.guidance, 1) for key, recipe in pairs.items()},
         **{f"pairs.{key}.drop": (recipe.drop, 0) for key, recipe in pairs.items()},
+        **({f"bases.{name}.drop": (base.drop, 0)} if isinstance(base, rows.Tuned) else {}),
     }
     for where, (value, valid) in said.items():
         values = value if isinstance(value, list) else [valid if value is None else value]

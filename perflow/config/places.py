@@ -6,7 +6,8 @@ from pathlib import Path
 
 VERBS = {
     "splits": "fetch", "prompts": "prompts", "bases": "base", "extractors": "extractor", "latents": "encode",
-    "pairs": "cache", "students": "train", "deltas": "export", "samples": "sample", "evaluations": "evaluate",
+    "adapters": "adapt", "pairs": "cache", "students": "train", "deltas": "export", "samples": "sample",
+    "transfers": "transfer", "evaluations": "evaluate",
 }  # fmt: skip
 """Table -> the verb that makes its rows, which is also the rule, and the folder of its logs."""
 

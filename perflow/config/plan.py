@@ -6,7 +6,8 @@ import contextlib
 
 from perflow import artifacts, record
 from perflow.config import places
-from perflow.config.rows import Flow, Pretrained
+from perflow.config.bases import latents_row, root
+from perflow.config.rows import Flow, Pretrained, Scaled, Transfer, Tuned
 from perflow.config.study import TABLES, Study
 from perflow.core import BEST, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import dashed, each_window
@@ -41,8 +42,19 @@ def sample_evaluations(study: Study, name: str) -> int:
     return drawn + tried * search.prompts * search.per_prompt
 
 
+def transfer_evaluations(study: Study, name: str) -> int:
+    """Network evaluations of all trials of one model in a setting."""
+    row = study.transfers[name]
+    return sum(trial.nfe for trial in row.trials) * _drawn(study, row)
+
+
+def _drawn(study: Study, row: Transfer) -> int:
+    """Items of each trial of a model in a setting."""
+    return study.prompts[row.prompts].count * row.per_prompt
+
+
 def _latent_floats(study: Study, base: str) -> int:
-    row = study.bases[base]
+    row = study.bases[root(study.bases, base)]
     if isinstance(row, Flow):
         return 2
     # a pretrained autoencoder is not read here; nearly all have four levels
@@ -70,8 +82,16 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
             return start + training.steps * training.batch * each["training"], False
         case "samples":
             return start + sample_evaluations(study, name) * each["samples"], False
-        case "bases" if isinstance(study.bases[name], Pretrained):
+        case "transfers":
+            return start + transfer_evaluations(study, name) * each["samples"], False
+        case "adapters":
+            training = study.adapters[name].training
+            return start + training.steps * training.batch * each["training"], False
+        case "bases" if isinstance(study.bases[name], Pretrained | Scaled):
             return start, False
+        case "bases" if isinstance(study.bases[name], Tuned):
+            training = study.bases[name].network
+            return start + training.steps * training.batch * each["training"], False
         case "bases":
             row = study.bases[name]
             if isinstance(row, Flow):
@@ -93,9 +113,20 @@ def _edges(study: Study, table: str, name: str) -> str:
             row = study.prompts[name]
             return f"list {row.list.file}" if row.list else f"dataset {row.captions.dataset}"
         case "latents":
-            return f"base {name}, dataset {study.latents[name].dataset}"
+            return f"base {study.latents[name].base}, dataset {study.latents[name].dataset}"
+        case "bases" if isinstance(study.bases[name], Scaled):
+            return f"base {study.bases[name].base}, fine-tune {study.bases[name].scaled}"
+        case "bases" if isinstance(study.bases[name], Tuned):
+            row = study.bases[name]
+            return f"base {row.fine_tune}, latents {latents_row(study.bases, row.fine_tune, row.dataset)}"
         case "bases":
             return f"dataset {study.bases[name].dataset}"
+        case "adapters":
+            row = study.adapters[name]
+            return f"base {row.base}, latents {latents_row(study.bases, row.base, row.dataset)}"
+        case "transfers":
+            row = study.transfers[name]
+            return f"model {row.model}, base {row.base}" + (f", adapter {row.adapter}" if row.adapter else "")
         case "extractors":
             row = study.extractors[name]
             return f"dataset {row.dataset}" if row.dataset else f"weights {row.weights}"
@@ -110,7 +141,8 @@ def _edges(study: Study, table: str, name: str) -> str:
         case "samples":
             return f"model {name}, prompts {study.samples[name].prompts}"
         case "evaluations":
-            return f"samples {name}, extractor {study.evaluations[name].extractor}"
+            drawn = "transfer" if name in study.transfers else "samples"
+            return f"{drawn} {name}, extractor {study.evaluations[name].extractor}"
     return "-"
 
 
@@ -125,6 +157,15 @@ def _work(study: Study, table: str, name: str) -> str:
         case "latents":
             row = study.datasets[study.latents[name].dataset]
             return f"{row.counts['base']:,} latents, {study.latents[name].dtype}"
+        case "bases" if isinstance(study.bases[name], Scaled):
+            return f"scale {study.bases[name].scale:g}"
+        case "adapters":
+            row = study.adapters[name]
+            return f"{row.kind}, {row.training.steps:,} steps"
+        case "transfers":
+            row = study.transfers[name]
+            rank = f", rank {row.rank}" if row.rank else ""
+            return f"{row.task}{rank}, {len(row.trials)} trials, {transfer_evaluations(study, name):,} evaluations"
         case "bases":
             row = study.bases[name]
             return f"pretrained ({row.source.kind})" if isinstance(row, Pretrained) else f"{row.network.steps:,} steps"
@@ -172,6 +213,9 @@ def plan(study: Study) -> str:
     disk += sum(
         len(row.trials) * row.sampling.prompts * row.sampling.per_prompt * _latent_floats(study, row.base) * 8
         for row in study.samples.values()
+    )
+    disk += sum(
+        len(row.trials) * _drawn(study, row) * _latent_floats(study, row.base) * 8 for row in study.transfers.values()
     )
     lines.append(
         f"\ntotal: {evaluations:,} teacher evaluations for pairs, about {disk / 2**20:,.0f} MiB of pairs and samples,"

@@ -14,18 +14,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from perflow.config import rows
 from perflow.config.axis import TIMESTEPS, equal_edges, window_axis
+from perflow.config.bases import add_latents, resolve_adapters, resolve_bases
 from perflow.config.chains import check_chains, link
-from perflow.config.families import check_family
 from perflow.config.load import checked, known, load_params
 from perflow.config.splits import add_prompts, add_splits, check_negative
 from perflow.config.study import Skipped, Study
+from perflow.config.transfers import add_transfers
 from perflow.core import BEST, RK45, SDE, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import each_window, lay, stretches
 from perflow.datasets import DATASETS, POINTS
 from perflow.errors import PerflowError
 from perflow.methods import METHODS, configuration
 from perflow.metrics import CLASSIFIER, COORDINATES, EXTRACTORS, METRICS, NEEDS
-from perflow.models import FAMILIES, SCHEDULERS
+from perflow.models import SCHEDULERS
 
 TEACHER, TEACHER_TWO = "teacher", "teacher-2"
 """Names of the reference trials of a base: common noise, and independent noise."""
@@ -45,10 +46,10 @@ def load(path: str | Path) -> Study:
 def _resolve(params: rows.Params, text: str) -> Study:
     for name, dataset in params.datasets.items():
         known("dataset source", f"datasets.{name}.source", dataset.source, DATASETS)
-    for name, base in params.bases.items():
-        known("family", f"bases.{name}.family", base.family, FAMILIES)
-        known("dataset", f"bases.{name}.dataset", base.dataset, params.datasets)
-        check_family(params, name, base)
+        if dataset.source in POINTS and dataset.style is not None:
+            raise PerflowError(f"datasets.{name}.style: images have one, points have none; got {dataset.style!r}")
+    bases = resolve_bases(params)
+    adapters = resolve_adapters(params, bases)
     for name, extractor in params.extractors.items():
         known("kind", f"extractors.{name}.kind", extractor.kind, EXTRACTORS)
         if extractor.dataset is not None:
@@ -89,19 +90,17 @@ def _resolve(params: rows.Params, text: str) -> Study:
     check_chains(params)
     study = Study(
         params.study, params.seed, params, text,
-        dict(params.datasets), dict(params.bases), dict(params.extractors), {}, {}, {}, {}, {},
+        dict(params.datasets), bases, dict(params.extractors), {}, {}, {}, {}, {}, adapters=adapters,
     )  # fmt: skip
     add_splits(study)
-    for name, base in params.bases.items():
-        study.latents[name] = rows.Latents(
-            base=name, family=base.family, dataset=base.dataset, **params.encoding.model_dump()
-        )
-    for name in params.bases:
+    for name in bases:
         _add_samples(study, name, name, _baseline_trials(study, name), windowed=False)
     for entry, recipe in params.students.items():
         _add_students(study, entry, recipe)
     for name in study.students:
         check_negative(study, name)
+    add_latents(study)
+    add_transfers(study)
     return study
 
 
@@ -139,7 +138,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                     raise PerflowError(f"{place}: two rows with one name, '{name}'; rename one of them")
                 study.entries[name] = entry
                 study.students[name] = rows.Student(
-                    base=base, family=params.bases[base].family, start=start, pairs=pairs, edges=edges,
+                    base=base, family=study.bases[base].family, start=start, pairs=pairs, edges=edges,
                     path=recipe.path, prediction=recipe.prediction, method=method, training=training, seed=seed,
                     rank=recipe.rank,
                 )  # fmt: skip
@@ -183,7 +182,7 @@ def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[flo
     row = rows.Pairs(
         **source.model_dump(exclude={"teacher", "student"}), teacher=teacher, base=base,
         student=_walker(study.params, place, source, base, label, edges),
-        dataset=study.params.bases[base].dataset, edges=edges, window_steps=window_steps,
+        dataset=study.bases[base].dataset, edges=edges, window_steps=window_steps,
     )  # fmt: skip
     if study.pairs.setdefault(name, row) != row:
         raise PerflowError(f"pairs.{recipe}: two rows with one name, '{name}'; rename one of them")
@@ -241,7 +240,7 @@ def _add_samples(
     params = study.params
     if model in study.samples:
         raise PerflowError(f"students: two rows with one name, '{model}'; rename one of them")
-    family, dataset = params.bases[base].family, params.bases[base].dataset
+    family, dataset = study.bases[base].family, study.bases[base].dataset
     searched = any(trial.spacing == BEST for trial in trials)
     if searched and isinstance(params.bases[base], rows.Flow):
         raise PerflowError(f"spacings: {BEST} is searched for among images, and '{model}' draws points")

@@ -107,6 +107,8 @@ class Dataset(Row):
 
     source: str
     resolution: Count = 16
+    style: str | None = None
+    """How digits are drawn, plain unless said; a base is fine-tuned to another style of the same things."""
     counts: Annotated[dict[SplitName, Count], AfterValidator(_check_splits)]
 
 
@@ -355,23 +357,102 @@ class Flow(Row):
         return self.start == "gaussian" and self.interpolation in DIFFUSIONS
 
 
-ANY_BASE = {"union[trained]": Base, "union[pretrained]": Pretrained, "union[flow]": Flow}
-"""The row types of a base, by their tag."""
+class TuneRecipe(Row):
+    """A fine-tune: a base whose network starts from another's; text model and autoencoder stay."""
+
+    fine_tune: Name
+    """The base it starts from."""
+    dataset: Name
+    network: Optim
+    time_power: Positive = 0.7
+    drop: Share = 0.1
+    threads: Count = 1
+
+
+class Tuned(TuneRecipe):
+    """A fine-tune, with what it has from its base."""
+
+    family: str
+    prediction: str
+
+
+class ScaledRecipe(Row):
+    """A base on the line from a base to its fine-tune: base + scale (fine-tune - base)."""
+
+    scaled: Name
+    """The fine-tune."""
+    scale: Annotated[float, Field(gt=0, le=10)]
+    """1 is the fine-tune itself."""
+
+
+class Scaled(ScaledRecipe):
+    """A scaled fine-tune, with what it has from its fine-tune."""
+
+    base: Name
+    dataset: Name
+    family: str
+    prediction: str
+    threads: Count = 1
+
+
+ANY_BASE = {
+    "union[trained]": Base,
+    "union[pretrained]": Pretrained,
+    "union[tuned]": TuneRecipe,
+    "union[scaled]": ScaledRecipe,
+    "union[flow]": Flow,
+}
+"""The types of an entry of ``bases``, by their tag."""
+_MARKS = {"source": "union[pretrained]", "fine_tune": "union[tuned]", "scaled": "union[scaled]"}
+"""The key that tells an entry of ``bases`` from one that is trained from scratch."""
 
 
 def _base_tag(given: Any) -> str:
-    if isinstance(given, Flow) or (isinstance(given, dict) and given.get("family") in FLOWS):
+    if isinstance(given, Row):
+        return next(tag for tag, kind in ANY_BASE.items() if isinstance(given, kind))
+    keys = given if isinstance(given, dict) else {}
+    if keys.get("family") in FLOWS:
         return "union[flow]"
-    pretrained = isinstance(given, Pretrained) or (isinstance(given, dict) and "source" in given)
-    return "union[pretrained]" if pretrained else "union[trained]"
+    return next((tag for key, tag in _MARKS.items() if key in keys), "union[trained]")
 
 
-AnyBase = Annotated[
+BaseRecipe = Annotated[
     Annotated[Base, Tag("union[trained]")]
     | Annotated[Pretrained, Tag("union[pretrained]")]
+    | Annotated[TuneRecipe, Tag("union[tuned]")]
+    | Annotated[ScaledRecipe, Tag("union[scaled]")]
     | Annotated[Flow, Tag("union[flow]")],
     Discriminator(_base_tag),
 ]
+AnyBase = Base | Pretrained | Tuned | Scaled | Flow
+"""The rows of bases."""
+
+
+class AdapterRecipe(Row):
+    """What is trained beside a base that stays as it is: a LoRA of its attention, or a ControlNet on edges."""
+
+    kind: Literal["lora", "controlnet"]
+    base: Name
+    dataset: Name | None = None
+    """Images and captions it learns from; None: its base's."""
+    rank: Count | None = None
+    """Of a LoRA."""
+    training: Optim
+    time_power: Positive = 0.7
+    drop: Share = 0.1
+
+    @model_validator(mode="after")
+    def _complete(self) -> AdapterRecipe:
+        if (self.kind == "lora") != (self.rank is not None):
+            raise ValueError(f"a lora has a rank, a controlnet has none; got {self.kind} with rank {self.rank}")
+        return self
+
+
+class Adapter(AdapterRecipe):
+    """An adapter, with what it has from its base."""
+
+    dataset: Name
+    family: str
 
 
 class Extractor(Row):
@@ -710,11 +791,53 @@ class EvaluationRecipe(Row):
 
 
 class Evaluation(EvaluationRecipe):
-    """All numbers of one model."""
+    """All numbers of one model, or of one transfer."""
 
     model: Name
     base: Name
+    """Whose samples hold the teacher's."""
     dataset: Name
+
+
+class SettingRecipe(Row):
+    """What a delta is put into: other bases, an adapter, another pipeline of diffusers."""
+
+    label: Label
+    bases: Annotated[list[Name], Field(min_length=1), AfterValidator(_check_once)]
+    """Those it is drawn on: a base its students were taught on, or a fine-tune of one."""
+    students: Annotated[list[Name], AfterValidator(_check_once)]
+    """Entries of ``students`` whose deltas (training seed 0) are tried."""
+    task: Literal["text", "image", "inpaint"] = "text"
+    """Text to image; image to image, from a picture of another caption; inpainting of the right half."""
+    adapter: Name | None = None
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How much of the way a given picture is noised."""
+    rank: Count | None = None
+    """Load deltas as LoRAs of this rank; None: whole."""
+
+
+class Transfer(Row):
+    """All trials of one model in a setting, drawn by diffusers' own pipelines."""
+
+    setting: Name
+    model: Name
+    """The base itself, or a student whose delta is put into it."""
+    base: Name
+    dataset: Name
+    family: str
+    task: Literal["text", "image", "inpaint"]
+    adapter: Name | None
+    strength: float
+    rank: Count | None
+    reference: Name
+    """Whose samples hold the teacher's of this setting: a base's, or the base's own transfer."""
+    shows: bool
+    """Whether the pipeline is shown the prompts' own images, of this ``split`` of the data set."""
+    split: SplitName
+    prompts: Name
+    """The row of ``prompts`` that is drawn."""
+    per_prompt: Several
+    trials: list[Trial]
 
 
 class Params(Row):
@@ -723,12 +846,14 @@ class Params(Row):
     study: Name
     seed: Seed = 0
     datasets: dict[Name, AnyDataset]
-    bases: dict[Name, AnyBase]
+    bases: dict[Name, BaseRecipe]
     extractors: dict[Name, Extractor]
     encoding: Encoding = Encoding()
     pairs: dict[Name, PairsRecipe]
     training: Optim
     students: dict[Name, StudentRecipe]
     baselines: TrialRecipe
+    adapters: dict[Name, AdapterRecipe] = {}
+    settings: dict[Name, SettingRecipe] = {}
     sampling: Sampling
     evaluation: EvaluationRecipe

@@ -8,6 +8,7 @@ from typing import Any
 
 from perflow import artifacts
 from perflow.config import places
+from perflow.config.rows import Scaled, Tuned
 from perflow.config.study import TABLES, Study
 from perflow.fingerprint import fingerprint
 
@@ -55,6 +56,8 @@ def _summary(study: Study, label: str, hashes: dict[str, dict[str, str]]) -> dic
         "extractor": params.evaluation.extractor,
         "teacher": params.sampling.teacher.model_dump(),
         "models": [_model_summary(study, name, hashes) for name in study.samples],
+        "transfers": [_transfer_summary(study, name, hashes) for name in study.transfers],
+        "adapters": [{"name": n, "spec": hashes["adapters"][n]} for n in study.adapters],
         "pairs": [{"name": n, "base": row.base, "spec": hashes["pairs"][n]} for n, row in study.pairs.items()],
         "bases": [{"name": n, "spec": hashes["bases"][n]} for n in study.bases],
         "extractors": [{"name": n, "spec": hashes["extractors"][n]} for n in study.extractors],
@@ -93,6 +96,20 @@ def _model_summary(study: Study, name: str, hashes: dict[str, dict[str, str]]) -
         "links": _links(study, name),
         "model_spec": hashes["students"][name],
     }  # fmt: skip
+
+
+def _transfer_summary(study: Study, name: str, hashes: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """A model in a setting: what of its row tables show, and what it was made for."""
+    row = study.transfers[name]
+    base = study.bases[row.base]
+    return row.model_dump(include={"setting", "model", "base", "task", "adapter", "strength", "rank", "reference"}) | {
+        "name": name,
+        "label": study.params.settings[row.setting].label,
+        "scale": base.scale if isinstance(base, Scaled) else 1.0 if isinstance(base, Tuned) else 0.0,
+        "trials": [trial.model_dump() for trial in row.trials],
+        "spec": hashes["evaluations"][name],
+        "samples_spec": hashes["transfers"][name],
+    }
 
 
 def _links(study: Study, name: str) -> list[str]:

@@ -45,7 +45,8 @@ def add_prompts(study: Study, dataset: str) -> str:
 def _settings(entry: rows.AnyDataset, split: str) -> dict[str, Any]:
     """What a source is built with for a split: nothing of it changes with another split's files or number of items,
     but that the reference keeps clear of the base's where both share a pool."""
-    settings = entry.model_dump(mode="json", exclude={"source", "counts"})
+    unsaid = {"style"} if getattr(entry, "style", None) is None else set()
+    settings = entry.model_dump(mode="json", exclude={"source", "counts"} | unsaid)
     if not isinstance(entry, rows.OwnDataset):
         return settings
     place = settings[entry.PLACE]

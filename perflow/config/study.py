@@ -18,10 +18,12 @@ TABLES = (
     "bases",
     "extractors",
     "latents",
+    "adapters",
     "pairs",
     "students",
     "deltas",
     "samples",
+    "transfers",
     "evaluations",
 )
 
@@ -53,6 +55,8 @@ class Study:
     splits: dict[str, rows.Split] = field(default_factory=dict)
     prompts: dict[str, rows.Prompts] = field(default_factory=dict)
     latents: dict[str, rows.Latents] = field(default_factory=dict)
+    adapters: dict[str, rows.Adapter] = field(default_factory=dict)
+    transfers: dict[str, rows.Transfer] = field(default_factory=dict)
     entries: dict[str, str] = field(default_factory=dict)
     """Student -> the entry of params.yaml it comes from."""
     skipped: list[Skipped] = field(default_factory=list)
@@ -80,6 +84,14 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
             return "perflow.stages.encode", FAMILIES[row.family]
         case "bases" if isinstance(row, rows.Pretrained):
             return "perflow.stages.prepare", FAMILIES[row.family]
+        case "bases" if isinstance(row, rows.Tuned):
+            return "perflow.stages.tune", FAMILIES[row.family]
+        case "bases" if isinstance(row, rows.Scaled):
+            return "perflow.stages.blend", FAMILIES[row.family]
+        case "adapters":
+            return "perflow.stages.adapt", FAMILIES[row.family]
+        case "transfers":
+            return "perflow.stages.transfer", FAMILIES[row.family]
         case "bases" if isinstance(row, rows.Flow):
             return "perflow.stages.rectify", FAMILIES[row.family], DATASETS[study.datasets[row.dataset].source]
         case "bases":

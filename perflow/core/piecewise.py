@@ -159,6 +159,16 @@ class PiecewiseFlow:
         """The point x_t [B, ...] of the path from ``start`` to ``end`` [B, ...] at position u."""
         return _combine(self._path(k, u), start, end)
 
+    def scales(self, k: int | Tensor, u: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Scales of data and noise at position u where one x0 and one noise make both ends; fp64 on CPU.
+
+        On the diffusion path they are the schedule's. On the straight one they are the schedule's at edges only:
+        a student was taught on the chord between them, and inside a window it expects latents of that scale.
+        """
+        a, b = self._path(k, u)
+        ends = Ends(*(value[torch.as_tensor(k, device="cpu")] for value in self._ends))
+        return a * ends.alpha_s + b * ends.alpha_e, a * ends.sigma_s + b * ends.sigma_e
+
     def target(self, start: Tensor, end: Tensor, k: int | Tensor) -> Tensor:
         """What the student should say anywhere between ``start`` and ``end`` [B, ...] of window k."""
         return _combine(self._meaning(k), start, end)

@@ -53,6 +53,15 @@ class Windows:
         u = torch.as_tensor(u, dtype=torch.float64, device="cpu")
         return (1 - u) * self.start(k) + u * self.end(k)
 
+    def place(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """(k, u) of times in [0, 1], for latents that come from outside; fp64 on CPU, shaped like ``t``.
+
+        A time at an edge may fall on either side of it, where a path's scales are the same.
+        """
+        t = torch.as_tensor(t, dtype=torch.float64, device="cpu").clamp(0, 1)
+        k = torch.bucketize(-t, -self._edges, right=True).sub(1).clamp(0, len(self) - 1)
+        return k, (self.start(k) - t) / (self.start(k) - self.end(k))
+
     def steps(self, count: int) -> list[WindowStep]:
         """``count`` sampling steps, as ``grid.lay`` lays them; PerflowError if there are fewer than windows."""
         return lay(len(self), count)

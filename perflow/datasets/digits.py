@@ -6,6 +6,8 @@ as many images as are asked for. A digit is enlarged with a bicubic kernel, padd
 mask between a foreground and a background colour. Half of the captions leave attributes out ("a red
 handwritten digit on a background"), so that what a caption describes has several modes.
 
+A style draws the same digits, colours and captions another way: it is what a base can be fine-tuned to.
+
 Item ``index`` of a split is a function of (seed, split, index) only; counts never move it.
 """
 
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from perflow.datasets import SPLITS
 from perflow.errors import PerflowError
@@ -91,6 +93,23 @@ def _mask(source: int, resolution: int) -> np.ndarray:
     return np.pad(np.clip(np.asarray(glyph), 0, 1), pad)
 
 
+def _outlined(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A dark line of one pixel around the digit."""
+    wider = Image.fromarray(mask.astype(np.float32)).filter(ImageFilter.MaxFilter(3))
+    ring = np.clip(np.asarray(wider) - mask, 0, 1)[..., None]
+    return pixels * (1 - ring) + _DARK * ring
+
+
+def _faded(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Light from above: full brightness there, a third of it below."""
+    return pixels * np.linspace(1, 1 / 3, len(pixels))[:, None, None]
+
+
+_DARK = 0.02
+STYLES = {"plain": lambda pixels, mask: pixels, "outlined": _outlined, "faded": _faded}
+"""What is done to an image [H, W, 3] in [0, 1] with the mask [H, W] of its digit."""
+
+
 @dataclass(frozen=True)
 class Digits:
     """The source "digits": counts maps splits (base, extractor, reference) to numbers of images."""
@@ -98,6 +117,7 @@ class Digits:
     resolution: int
     counts: Mapping[str, int]
     seed: int
+    style: str = "plain"
 
     attributes = staticmethod(attributes)
 
@@ -106,6 +126,8 @@ class Digits:
             raise PerflowError(f"digits: resolution {self.resolution} is not valid; it is a multiple of 16")
         if odd := set(self.counts) - set(SPLITS):
             raise PerflowError(f"digits: counts for {', '.join(sorted(odd))}; the splits are {', '.join(SPLITS)}")
+        if self.style not in STYLES:
+            raise PerflowError(f"digits: no style '{self.style}'; there are {', '.join(STYLES)}")
 
     def rows(self, split: str, items: range | None = None) -> Iterator[dict[str, Any]]:
         """The items of ``split`` in order, all or those of ``items``."""
@@ -143,8 +165,9 @@ class Digits:
             for (name, value), drop in zip(truth.items(), dropped, strict=True)
         }
         labels = {f"label_{name}": attributes()[name].index(value) for name, value in truth.items()}
-        mask = _mask(source, self.resolution)[..., None]
-        pixels = np.clip(inks[0] * mask + inks[1] * (1 - mask), 0, 1)
+        mask = _mask(source, self.resolution)
+        pixels = np.clip(inks[0] * mask[..., None] + inks[1] * (1 - mask[..., None]), 0, 1)
+        pixels = STYLES[self.style](pixels, mask)
         return {"image": _png(pixels), "text": caption(**said), **said, **labels}
 
 

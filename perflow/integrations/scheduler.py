@@ -163,9 +163,13 @@ class PeRFlowScheduler(SchedulerMixin, ConfigMixin):
         return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Noise clean latents [B, ...] to ``timesteps`` [B] (or one), as the windows' starts are noised."""
+        """Noise clean latents [B, ...] to ``timesteps`` [B] (or one): where image to image and inpainting come in.
+
+        At the edges of windows that is the base's own noising; inside a window of a straight path it is the chord
+        between its edges, where the student was taught.
+        """
         t = (timesteps.cpu().double() - self.config.timestep_offset) / len(self)
-        scales = self.flow.schedule.alpha(t), self.flow.schedule.sigma(t)
+        scales = self.flow.scales(*self.flow.windows.place(t))
         dtype = working_dtype(original_samples)
         alpha, sigma = (per_item(scale, original_samples) for scale in scales)
         return (alpha * original_samples.to(dtype) + sigma * noise.to(dtype)).to(original_samples.dtype)

@@ -17,7 +17,8 @@ from perflow.errors import PerflowError
 from perflow.metrics import CLASSIFIER
 
 _FOLDERS = {"splits": "data"} | {name: f"results/{name}" for name in
-            ("prompts", "bases", "extractors", "latents", "pairs", "students", "samples")}  # fmt: skip
+            ("prompts", "bases", "extractors", "latents", "adapters", "pairs", "students", "samples",
+             "transfers")}  # fmt: skip
 """Tables whose rows have a folder each, and what holds them."""
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 

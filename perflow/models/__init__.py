@@ -25,6 +25,16 @@ PIPELINES = {
 FLOWS = ("plane",)
 """Families whose bases are flows that say velocity: solved as they are, with Euler, RK45 or the reverse SDE."""
 
+TASKS = {
+    "stable_diffusion": {
+        "text": PIPELINES["stable_diffusion"],
+        "image": "StableDiffusionImg2ImgPipeline",
+        "inpaint": "StableDiffusionInpaintPipeline",
+        "controlnet": "StableDiffusionControlNetPipeline",
+    },
+}
+"""diffusers' pipelines of a family that has settings: a task, or text to image with a ControlNet -> class."""
+
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """diffusers' names of what a network predicts -> ours."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,14 @@ def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         old = re.fullmatch(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)", name)
         found[f"{old[1]}{_RENAMED[old[2]]}{old[3]}" if old else name] = value
     return found
+
+
+def with_network(base: Path, part: str, into: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Make ``into`` the pipeline folder ``base`` with other weights in ``part``, in one safetensors file."""
+    shutil.rmtree(into, ignore_errors=True)  # what an interrupted run left
+
+    def replaced(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(folder) == base / part and name != "config.json"]
+
+    shutil.copytree(base, into, ignore=replaced)
+    artifacts.write_tensors(into / part / NETWORK_FILE, weights, about)

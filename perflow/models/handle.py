@@ -74,6 +74,13 @@ def base_handle(
     }  # fmt: skip
 
 
+def descended(base: dict[str, Any], name: str, folder: Path, sha256: str, spec: str) -> dict[str, Any]:
+    """The handle of a base whose files in ``folder`` are those of ``base``, a handle, but for its network."""
+    return base_handle(
+        name, base["family"], folder, base["prediction"], sha256, spec, base["network"], options=base.get("options")
+    )
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """A handle; PerflowError naming the file if it is none."""
     what = "a model handle"

@@ -6,6 +6,7 @@
 
 from perflow.report import plane
 from perflow.report.data import Report, load
+from perflow.report.elsewhere import compatibility, compatibility_markdown
 from perflow.report.gain import gain
 from perflow.report.listings import ablation_table, main_table
 from perflow.report.protocol import settings
@@ -33,6 +34,8 @@ __all__ = [
     "ablation",
     "ablation_table",
     "collect",
+    "compatibility",
+    "compatibility_markdown",
     "costs",
     "curves",
     "flow",

@@ -44,6 +44,10 @@ class Report:
         first = self.study["models"][0]["name"]
         return artifacts.read_json(self.results / "metrics" / f"{first}.json")["extractor"].get("accuracy")
 
+    def of_setting(self, setting: str) -> list[dict[str, Any]]:
+        """The lines of compatibility.csv of one setting."""
+        return [line for line in records(self.tables["compatibility"]) if line["setting"] == setting]
+
     def shown(self, metric: str) -> str:
         """``metric``, or where the study does not evaluate it, the one that stands for quality instead."""
         measured = set(self.main["metric"])

@@ -248,6 +248,34 @@ def _stairs(axes: Axes, rows: DataFrame, metrics: tuple[str, ...], ink: str) -> 
         axes.stairs(means[metric][::-1], edges[::-1], baseline=None, color=ink, **looks)
 
 
+def travel(lines: list[dict[str, Any]], metric: str, steps: int, extractor: str) -> Figure:
+    """A metric at ``steps`` steps against the scale of a fine-tune: a line for each delta, for the best solver of the
+    base without one (grey), and for students of the fine-tunes themselves (black). ``lines``: of one setting."""
+    points: dict[str, dict[float, dict[str, Any]]] = {}
+    for line in lines:
+        if line["metric"] == metric and line["steps"] == steps and line["role"] != "teacher":
+            name = {"base": "without a delta", "own": f"{line['method']}, its own"}.get(line["role"], line["method"])
+            best = points.setdefault(name, {}).setdefault(line["scale"], line)
+            if line["value"] < best["value"]:
+                points[name][line["scale"]] = line
+    with style():
+        figure = Figure(figsize=(9.6, 4.6))
+        axes = figure.add_axes((0.08, 0.13, 0.58, 0.82))
+        ends = []
+        for i, (name, by_scale) in enumerate(points.items()):
+            drawn = [by_scale[scale] for scale in sorted(by_scale)]
+            ink = {"base": GREY, "own": DARK}.get(drawn[0]["role"], colour(i))
+            axes.errorbar([line["scale"] for line in drawn], [line["value"] for line in drawn], yerr=_bars(drawn),
+                          color=ink, marker=marker(i))  # fmt: skip
+            ends.append((drawn[-1]["scale"], drawn[-1]["value"], name, ink))
+        if _logarithmic(metric, [list(by_scale.values()) for by_scale in points.values()], lambda line: line):
+            plain_numbers(axes)
+        axes.set_xlabel("s in base + s (fine-tune − base)")
+        axes.set_ylabel(metric_name(metric, extractor))
+        label_ends(axes, figure, ends)
+    return figure
+
+
 def costs(report: Report) -> Figure:
     """Seconds of each model by stage, the mean over its training seeds.
 
@@ -263,7 +291,7 @@ def costs(report: Report) -> Figure:
         for table, _ in _STAGES:
             total = sum(seconds.get((table, row), 0.0) for row in rows.get(table, [model["name"]]))
             bars.setdefault(name, {}).setdefault(table, []).append(total)
-    for table in ("bases", "extractors"):
+    for table in ("bases", "adapters", "extractors"):
         for (kind, row), value in seconds.items():
             if kind == table:
                 bars.setdefault(row, {}).setdefault("students", []).append(value)

@@ -18,7 +18,9 @@ from perflow.errors import PerflowError
 from perflow.report.data import Report
 from perflow.report.drawing import style
 from perflow.report.figures import common_windows
-from perflow.report.tables import samples_manifest
+from perflow.report.study import is_reference, label
+from perflow.report.tables import samples_folder, samples_manifest
+from perflow.report.transfers import drawn_in
 from perflow.report.words import count
 
 _DPI = 150
@@ -63,6 +65,30 @@ def variety(report: Report, base: str, steps: int) -> tuple[Figure, str]:
     return _draw([_row(report, arm, items) for arm in arms], [""] * len(items)), prompts[chosen]["text"]
 
 
+def shown_base(lines: list[dict[str, Any]]) -> str:
+    """Of a setting's lines the base whose samples are shown: the fine-tune itself where there is one."""
+    return max(lines, key=lambda line: (line["scale"] <= 1, line["scale"]))["base"]
+
+
+def elsewhere(report: Report, setting: str, base: str, steps: int) -> Figure:
+    """An item each of evenly spaced prompts in a setting: its teacher, the base at ``steps`` steps, then deltas."""
+    study = report.study
+    scene = [row for row in study["transfers"] if (row["setting"], row["base"]) == (setting, base)]
+    rows, chosen, prompts = [], [], []
+    for role, model, place in drawn_in(study, scene):
+        manifest = samples_manifest(place, report.results)
+        if not chosen:
+            prompts = manifest["prompts"]
+            chosen = [i * len(prompts) // _COLUMNS for i in range(min(_COLUMNS, len(prompts)))]
+        for trial in place["trials"]:
+            teacher = is_reference(model["kind"], trial["name"])
+            if trial["stream"] == 0 and (teacher or trial["steps"] == steps):
+                file = samples_folder(place, report.results) / manifest["trials"][trial["name"]]["images"]["file"]
+                name = label(model, trial, False) + (", its own" if role == "own" else "")
+                rows.append((_name(name, trial), _read(file, [i * manifest["per_prompt"] for i in chosen])))
+    return _draw(rows, [prompts[i]["text"] for i in chosen])
+
+
 def _by_prompt(report: Report, base: str, arms: list[dict[str, Any]]) -> Figure:
     manifest = _manifest(report, base)
     prompts, per = manifest["prompts"], manifest["per_prompt"]
@@ -96,8 +122,11 @@ def _row(report: Report, arm: dict[str, Any], items: list[int]) -> tuple[str, li
     rows = report.tables["rows"]
     model = rows[(rows["key"] == arm["key"]) & (rows["trial"] == arm["trial"])].sort_values("seed")["model"].iloc[0]
     file = _manifest(report, model)["trials"][arm["trial"]]["images"]["file"]
-    name = f"{arm['label']}\n{count(arm['steps'], 'step')}, {count(arm['nfe'], 'evaluation')}"
-    return name, _read(report.results / "samples" / model / file, items)
+    return _name(arm["label"], arm), _read(report.results / "samples" / model / file, items)
+
+
+def _name(label: str, trial: dict[str, Any]) -> str:
+    return f"{label}\n{count(trial['steps'], 'step')}, {count(trial['nfe'], 'evaluation')}"
 
 
 def _read(path: Path, items: list[int]) -> list[numpy.ndarray]:

@@ -31,7 +31,9 @@ def _specs(study: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """(table, row, spec, spec of its evaluation) of everything that was trained or cached."""
     evaluated = {model["name"]: model["spec"] for model in study["models"]}
     rows = [("bases", row["name"], row["spec"], evaluated[row["name"]]) for row in study["bases"]]
-    rows += [(name, row["name"], row["spec"], "") for name in ("extractors", "pairs") for row in study[name]]
+    rows += [
+        (name, row["name"], row["spec"], "") for name in ("extractors", "adapters", "pairs") for row in study[name]
+    ]
     students = [model for model in study["models"] if model["kind"] == "student"]
     return rows + [("students", model["name"], model["model_spec"], model["spec"]) for model in students]
 

@@ -174,9 +174,9 @@ def flow(report: Report) -> Html:
 def curves(report: Report) -> Html:
     """Training losses."""
     caption = "Smoothed training loss of every student; losses of different parameterisations are in different units."
-    others = [name for name in ("bases", "extractors") if (report.tables["curves"]["table"] == name).any()]
+    others = [name for name in ("bases", "adapters", "extractors") if (report.tables["curves"]["table"] == name).any()]
     drawn = [figure(figures.curves(report, name), f"Smoothed training loss of the {name}.") for name in others]
-    return _joined((figure(figures.curves(report), caption), folded("bases and extractors", _joined(drawn))))
+    return _joined((figure(figures.curves(report), caption), folded("bases, adapters and extractors", _joined(drawn))))
 
 
 def samples(report: Report) -> Html:

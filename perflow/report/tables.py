@@ -16,10 +16,10 @@ import pandas
 from perflow import artifacts, record
 from perflow.core import WINDOW
 from perflow.errors import PerflowError
-from perflow.report import reading
+from perflow.report import reading, transfers
 from perflow.report.study import METRICS, Arm, arms, leading, metric_name, model_key, read_study
 
-TABLES = ("main", "ablation", "windows", "curves", "costs", "comparisons", "rows")
+TABLES = ("main", "ablation", "windows", "curves", "costs", "comparisons", "rows", "compatibility")
 SUMMARY = ("fd_teacher", "kid_teacher", "prompt_accuracy", "teacher_mse")
 """What results/metrics.json holds of each method; of a study without any of these, its leading metric."""
 
@@ -47,7 +47,8 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
     """
     study, results = read_study(study_spec), Path(results_dir)
     measured = {model["name"]: _measured(model, study, results) for model in study["models"]}
-    _one_extractor(measured, study, results)
+    elsewhere = {transfer["name"]: _measured(transfer, study, results) for transfer in study["transfers"]}
+    _one_extractor(measured | elsewhere, study, results)
     methods = [_as_run(arm, measured) for arm in arms(study, results / "specs")]
     main = [row for arm in methods for row in _main(arm, measured, study["extractor"])]
     orderings = artifacts.read_json(published)["orderings"]
@@ -60,25 +61,34 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
         "costs": _costs(study, results),
         "comparisons": reading.compare_all(orderings, methods, measured, 1 - confidence),
         "rows": [row for arm in methods for row in _seeds(arm, measured, study)],
+        "compatibility": transfers.rows(study, measured | elsewhere, 1 - confidence),
     }
     starts = any("start_gap" in row for row in tables["windows"])
     more = [f"{name}{bound}" for name in _STARTS for bound in ("", "_low", "_high")] if starts else []
-    windows = (*_WINDOWS, *more)
-    columns = {"comparisons": reading.COLUMNS, "windows": windows, "ablation": (*main[0], "one_step_a_window")}
+    columns = {
+        "comparisons": reading.COLUMNS,
+        "compatibility": transfers.COLUMNS,
+        "windows": (*_WINDOWS, *more),
+        "ablation": (*main[0], "one_step_a_window"),
+    }
     for name, rows in tables.items():
         frame = pandas.DataFrame(rows, columns=columns.get(name))
         artifacts.write_text(results / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     artifacts.write_json(results / "metrics.json", _summary(main))
-    read = [results / "metrics" / f"{name}.json" for name in measured] + [Path(published)]
+    read = [results / "metrics" / f"{name}.json" for name in measured | elsewhere] + [Path(published)]
     made = [results / "tables" / f"{name}.csv" for name in tables] + [results / "metrics.json"]
     inputs = {path.as_posix(): artifacts.sha256_file(path) for path in read}
     record.write(results / "tables" / "record.json", artifacts.sha256_file(study_spec), inputs, made)
 
 
 def samples_manifest(model: dict[str, Any], results: Path) -> dict[str, Any]:
-    """The samples manifest of a model of the study; PerflowError if it belongs to another spec."""
-    path = results / "samples" / model["name"] / "manifest.json"
-    return _of_spec(path, model["samples_spec"])
+    """The samples manifest of a model or transfer of the study; PerflowError if it belongs to another spec."""
+    return _of_spec(samples_folder(model, results) / "manifest.json", model["samples_spec"])
+
+
+def samples_folder(model: dict[str, Any], results: Path) -> Path:
+    """Where the samples of a model, or of a transfer, lie."""
+    return results / ("transfers" if "setting" in model else "samples") / model["name"]
 
 
 def _of_spec(path: Path, spec: str) -> dict[str, Any]:
@@ -198,6 +208,7 @@ def trained(study: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         *(("bases", base["name"], f"bases/{base['name']}") for base in study["bases"]),
         *(("extractors", row["name"], f"extractors/{row['name']}") for row in study["extractors"]),
+        *(("adapters", row["name"], f"adapters/{row['name']}") for row in study["adapters"]),
         *(("students", name, f"students/{name}") for name in students),
     ]
 
@@ -220,6 +231,9 @@ def _costs(study: dict[str, Any], results: Path) -> list[dict[str, Any]]:
     for model in study["models"]:
         files.append(("samples", model["name"], f"samples/{model['name']}/cost.json"))
         files.append(("evaluations", model["name"], f"metrics/{model['name']}.cost.json"))
+    for transfer in study["transfers"]:
+        files.append(("transfers", transfer["name"], f"transfers/{transfer['name']}/cost.json"))
+        files.append(("evaluations", transfer["name"], f"metrics/{transfer['name']}.cost.json"))
     rows = []
     for table, name, file in files:
         cost = artifacts.read_object(results / file, "a record")

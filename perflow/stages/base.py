@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from perflow import artifacts
 from perflow.artifacts import Spec
 from perflow.config.rows import Base
-from perflow.core.prediction import from_epsilon
+from perflow.core.denoising import denoising_error, noised
 from perflow.core.rng import generator
 from perflow.datasets import store
 from perflow.loop import Loop, Step
@@ -21,8 +21,6 @@ from perflow.models.stable_diffusion import NewStableDiffusion, StableDiffusion,
 
 _KL = 1e-3
 """Weight of the autoencoder's KL term; the images' squared error has weight 1."""
-_NOISY_WEIGHT = 10.0
-"""Cap of the weight 1/alpha²: what a caption decides, it decides where the noise is high and epsilon is easy."""
 
 
 def base(spec: Spec, dataset: Path, out: Path, state: Path, device: str = "cpu") -> Iterator[Step]:
@@ -115,19 +113,9 @@ def _network_loss(
     step: int,
     device: str,
 ) -> Tensor:
-    """Denoising loss at t = u^time_power with a share of empty captions (arXiv 2006.11239, eq. 14)."""
-    rng, batch = generator(seed, "network", step), row.network.batch
-    item = torch.randint(len(latents), (batch,), generator=rng)
-    caption = torch.where(torch.rand(batch, generator=rng) < row.drop, len(ids) - 1, item)
-    u = torch.rand(batch, generator=rng, dtype=torch.float64)
-    index = new.schedule.index((1 - u) ** row.time_power).round()
-    noise = torch.randn(batch, *latents.shape[1:], generator=rng).to(device)
-    t = (index + 1) / len(new.schedule)
-    alpha, sigma = (f(t).float().reshape(-1, 1, 1, 1).to(device) for f in (new.schedule.alpha, new.schedule.sigma))
-    x = alpha * latents[item.to(latents.device)] + sigma * noise
+    """Denoising loss with a share of empty captions, the last of ``ids``."""
+    found = noised(latents, new.schedule, row.network.batch, row.drop, row.time_power, generator(seed, "network", step))
+    caption = torch.where(found.empty, len(ids) - 1, found.item)
     condition = model["text"](ids[caption].to(device))[0]
-    output = model["unet"](x, index.float().to(device), condition, return_dict=False)[0]
-    error = (output - from_epsilon(row.prediction, noise, x, alpha, sigma)).square()
-    if row.prediction == "epsilon":  # v has this weight by itself
-        error = error * (1 / alpha**2).clamp(max=_NOISY_WEIGHT)
-    return error.mean()
+    output = model["unet"](found.x, found.timestep, condition, return_dict=False)[0]
+    return denoising_error(output, found, row.prediction)

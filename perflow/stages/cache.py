@@ -109,16 +109,12 @@ class _Work:
 
     @classmethod
     def load(cls, spec: Spec, row: Pairs, teacher: Path, latents: Path, device: str, student: Path | None) -> _Work:
-        model, data = handle.load(teacher, device), Latents.load(latents, device)
+        model = handle.load(teacher, device)
         if (row.student is None) != (student is None):
             raise PerflowError(
                 f"{spec.name}: starts: {row.starts}, with {'no' if row.student else 'a'} --student given"
             )
-        if data.manifest["base"]["sha256"] != model.base_sha256:
-            raise PerflowError(
-                f"{latents}: latents of another base ({data.manifest['base']['sha256'][:12]}) than that of the teacher"
-                f" '{model.name}' ({model.base_sha256[:12]}); delete it and run again"
-            )
+        data = Latents.of(latents, model.name, model.base_sha256, device)
         away = None
         if model.base.has_null:
             away = model.base.embed([row.negative]) if row.negative else take(data.conditions, torch.tensor([0]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from perflow import artifacts
+from perflow import artifacts, trials
 from perflow.artifacts import Spec
 from perflow.config.resolve import reference
 from perflow.config.rows import Samples, Trial
@@ -22,14 +22,11 @@ from perflow.core.straightness import coordinates, curvature, endpoint_error
 from perflow.core.velocity import rk45
 from perflow.datasets import store
 from perflow.errors import PerflowError
-from perflow.images import png, scatter, tile
+from perflow.images import png, scatter
 from perflow.loop import Step
 from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.pairs import PairCache
-
-_GRID = (4, 16)
-"""Rows and columns of a trial's picture."""
 
 
 def sample(
@@ -46,16 +43,16 @@ def sample(
     """
     row = Samples.model_validate(spec.row)
     loaded = handle.load(model, device)
-    chosen, negatives = read_prompts(prompts)
+    chosen, negatives = trials.read_prompts(prompts)
     if not loaded.base.conditional:  # nothing is asked for: items in numbered groups
         chosen = [{"text": f"no. {number + 1}"} for number in range(len(chosen))]
     texts = [prompt["text"] for prompt in chosen]
     drawer = Drawer.of(loaded, device, texts, row.sampling.per_prompt, spec.seed, negatives)
     search = _search(spec, row, texts, model, teacher, captions, extractor, device)
-    total, trials = len(row.trials) + row.windowed, {}
+    total, made = len(row.trials) + row.windowed, {}
     for i, trial in enumerate(row.trials):
         trial, found = search.best(trial) if search and trial.spacing == BEST else (trial, None)
-        trials[trial.name] = _write_trial(out.parent, trial, drawer) | ({"searched": found} if found else {})
+        made[trial.name] = _write_trial(out.parent, trial, drawer) | ({"searched": found} if found else {})
         yield Step(trial.name, i + 1, total)
     flow = None
     if row.windowed:
@@ -65,17 +62,11 @@ def sample(
         yield Step("flow", total, total)
     artifacts.write_json(out, {
         "spec": spec.hash, "model": row.model, "model_sha256": drawer.model.sha256, "base": row.base,
-        "prompts": chosen, "negatives": negatives, "per_prompt": row.sampling.per_prompt, "trials": trials,
+        "prompts": chosen, "negatives": negatives, "per_prompt": row.sampling.per_prompt, "trials": made,
         "flow": flow,
     })  # fmt: skip
-    found = [entry["searched"]["evaluations"] for entry in trials.values() if "searched" in entry]
+    found = [entry["searched"]["evaluations"] for entry in made.values() if "searched" in entry]
     return {"search_evaluations": sum(found)} if found else {}
-
-
-def read_prompts(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """What is drawn, and what guidance leads away from for each; PerflowError naming a file that is no prompts."""
-    content = artifacts.read_object(path, "prompts", prompts=list, negatives=list)
-    return content["prompts"], content["negatives"]
 
 
 def _search(
@@ -108,26 +99,14 @@ def _write_trial(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
     if not hasattr(drawer.model.base, "decode"):
         return _write_points(folder, trial, drawer)
     latents = drawer.draw(trial, drawer.noise(trial.stream))
-    if not bool(torch.isfinite(latents).all()):
-        raise PerflowError(f"{drawer.model.name} {trial.name}: samples are not finite; the model or solver diverged")
-    images = drawer.model.base.decode(latents)
-    files = {kind: folder / f"{trial.name}.{suffix}" for kind, suffix in
-             (("images", "zip"), ("latents", "safetensors"), ("grid", "png"))}  # fmt: skip
-    artifacts.write_archive(files["images"], {f"{i:05d}.png": png(image) for i, image in enumerate(images)})
-    artifacts.write_tensors(
-        files["latents"], {"latents": latents}, {"model": drawer.model.sha256, **trial.model_dump()}
-    )
-    with artifacts.atomic(files["grid"]) as temporary:
-        temporary.write_bytes(png(tile(images[:: max(1, len(images) // (_GRID[0] * _GRID[1]))], *_GRID)))
-    entries = {kind: {"file": path.name, "sha256": artifacts.sha256_file(path)} for kind, path in files.items()}
-    return trial.model_dump(exclude={"name"}) | entries
+    trials.check_finite(drawer.model.name, trial.name, latents)
+    return trials.write(folder, trial.model_dump(), drawer.model.sha256, latents, drawer.model.base.decode(latents))
 
 
 def _write_points(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
     """Points instead of images: their paths, and a picture of where they end."""
     paths, calls = drawer.trace(trial, drawer.noise(trial.stream))
-    if not bool(torch.isfinite(paths).all()):
-        raise PerflowError(f"{drawer.model.name} {trial.name}: samples are not finite; the model or solver diverged")
+    trials.check_finite(drawer.model.name, trial.name, paths)
     latents, grid = folder / f"{trial.name}.safetensors", folder / f"{trial.name}.png"
     tensors = {"latents": paths[:, -1].contiguous(), "paths": paths, "evaluations": calls}
     artifacts.write_tensors(latents, tensors, {"model": drawer.model.sha256, **trial.model_dump()})

@@ -137,8 +137,8 @@ def test_image_to_image_starts_late(pipeline, strength):
         clean = pipe.vae.encode(2 * image - 1).latent_dist.sample(random) * pipe.vae.config.scaling_factor
     noise = torch.randn(clean.shape, generator=random)
     flow = PiecewiseFlow(Schedule.scaled_linear(), Windows.equal(4))
-    t = 1 - first / 8
-    start = flow.schedule.alpha(t).float() * clean + flow.schedule.sigma(t).float() * noise
+    alpha, sigma = flow.scales(*flow.windows.place(1 - first / 8))
+    start = alpha.float() * clean + sigma.float() * noise
     want = by_hand(pipe, flow, 8, 1.0, first=first, x=start)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
@@ -158,7 +158,7 @@ def test_inpainting_and_controlnet_run(pipeline, parts):
 
 @pytest.mark.parametrize("offset", [0, -1])
 def test_noise_is_added_at_the_time_of_the_timestep(offset):
-    scheduler = PeRFlowScheduler(timestep_offset=offset)
+    scheduler = PeRFlowScheduler(timestep_offset=offset, path="diffusion")
     scheduler.set_timesteps(8)
     clean, noise = torch.randn(2, 8, 4, 2, 2)
     got = scheduler.add_noise(clean, noise, scheduler.timesteps)

@@ -1,8 +1,8 @@
 rule base:
-    """Train the base {wildcards.base}, or take it from where it is, as a diffusers pipeline."""
+    """Train the base {wildcards.base}, take it from where it is, or tune it from another, as a diffusers pipeline."""
     input:
+        unpack(inputs_of_base),
         spec="results/specs/bases/{base}.json",
-        dataset=dataset_of_base,
         checkpoint=checkpoint_of_base,
     output:
         model="results/bases/{base}/model.json",
@@ -19,6 +19,7 @@ rule base:
     params:
         verb=verb_of_base,
         root=str(HERE),
+        inputs=given("start", "tuned", "latents", "dataset"),
     shell:
-        "perflow {params.verb:q} --spec {input.spec:q} --dataset {input.dataset:q}"
+        "perflow {params.verb:q} --spec {input.spec:q} {params.inputs:q}"
         " --root {params.root:q} --out {output.model:q} --log {log:q}"

@@ -82,6 +82,7 @@ def start_worker():
 
 wildcard_constraints:
     split="[^/]+",
+    latents="[^/]+",
     prompts="[^/]+",
     base="[^/]+",
     extractor="[^/]+",
@@ -90,6 +91,8 @@ wildcard_constraints:
     part=r"\d+",
     parts=r"\d+",
     model="[^/]+",
+    adapter="[^/]+",
+    transfer="[^/]+",
 
 
 def manifest_of(dataset, split):
@@ -115,15 +118,22 @@ def file_of_prompts(wildcards):
     ]
 
 
-def dataset_of_base(wildcards):
-    """Manifest of the images a base is trained on."""
-    return manifest_of(STUDY.bases[wildcards.base].dataset, "base")
-
-
 def verb_of_base(wildcards):
-    """What makes a base."""
+    """What makes a base: the key of its row that others lack says it."""
     row = STUDY.bases[wildcards.base]
-    return "prepare" if hasattr(row, "source") else "rectify" if hasattr(row, "interpolation") else "base"
+    marks = {"source": "prepare", "fine_tune": "tune", "scaled": "blend", "interpolation": "rectify"}
+    return next((verb for key, verb in marks.items() if hasattr(row, key)), "base")
+
+
+def inputs_of_base(wildcards):
+    """The images a base is trained on, or the bases it comes from."""
+    row = STUDY.bases[wildcards.base]
+    match verb_of_base(wildcards):
+        case "tune":
+            return {"start": handle(row.fine_tune), "latents": latents(row.fine_tune, row.dataset)}
+        case "blend":
+            return {"start": handle(row.base), "tuned": handle(row.scaled)}
+    return {"dataset": manifest_of(row.dataset, "base")}
 
 
 def checkpoint_of_base(wildcards):
@@ -143,9 +153,19 @@ def source_of_extractor(wildcards):
     return manifest_of(row.dataset, "extractor") if row.dataset else str(HERE / row.weights)
 
 
+def base_of_latents(wildcards):
+    """Handle of the base whose autoencoder and text model make latents."""
+    return handle(STUDY.latents[wildcards.latents].base)
+
+
 def dataset_of_latents(wildcards):
-    """Manifest of the images that pairs start from."""
-    return manifest_of(STUDY.latents[wildcards.base].dataset, "base")
+    """Manifest of the images that are encoded."""
+    return manifest_of(STUDY.latents[wildcards.latents].dataset, "base")
+
+
+def latents(base, dataset):
+    """Manifest of a data set as a base sees it."""
+    return f"results/latents/{perflow_config.latents_row(STUDY.bases, base, dataset)}/manifest.json"
 
 
 def parts_of_pairs(wildcards):
@@ -158,7 +178,8 @@ def parts_of_pairs(wildcards):
 
 def latents_of_pairs(wildcards):
     """The images that pairs start from, as their base sees them."""
-    return f"results/latents/{STUDY.pairs[wildcards.pairs].base}/manifest.json"
+    row = STUDY.pairs[wildcards.pairs]
+    return latents(row.base, row.dataset)
 
 
 def prompts_of_model(wildcards):
@@ -170,6 +191,26 @@ def reference_of_model(wildcards):
     """Manifest of the real images a model is compared with."""
     row = STUDY.evaluations[wildcards.model]
     return manifest_of(row.dataset, row.split)
+
+
+def inputs_of_adapter(wildcards):
+    """The base an adapter is trained beside, what it learns from, and for a ControlNet the images themselves."""
+    row = STUDY.adapters[wildcards.adapter]
+    found = {"base": handle(row.base), "latents": latents(row.base, row.dataset)}
+    return found | ({"dataset": manifest_of(row.dataset, "base")} if row.kind == "controlnet" else {})
+
+
+def inputs_of_transfer(wildcards):
+    """What is drawn in a setting, with what."""
+    row = STUDY.transfers[wildcards.transfer]
+    found = {
+        "base": handle(row.base),
+        "model": handle(row.model),
+        "prompts": f"results/prompts/{row.prompts}/manifest.json",
+    }
+    if row.shows:
+        found["dataset"] = manifest_of(row.dataset, row.split)
+    return found | ({"adapter": f"results/adapters/{row.adapter}/adapter.json"} if row.adapter else {})
 
 
 def handle(model):
@@ -215,9 +256,19 @@ def base_of_model(wildcards):
     return handle(STUDY.samples[wildcards.model].base)
 
 
+def drawn(name):
+    """Manifest of the samples of a model, or of a model in a setting."""
+    return f"results/{'transfers' if name in STUDY.transfers else 'samples'}/{name}/manifest.json"
+
+
+def samples_of(wildcards):
+    """Manifest of the samples that are measured."""
+    return drawn(wildcards.model)
+
+
 def teacher_samples_of(wildcards):
     """Manifest of the samples that hold the teacher's."""
-    return f"results/samples/{STUDY.samples[wildcards.model].base}/manifest.json"
+    return drawn(STUDY.evaluations[wildcards.model].base)
 
 
 def extractor_of_search(wildcards):

@@ -1,14 +1,14 @@
 rule encode:
-    """Encode what {wildcards.base} is taught with, once for all its pairs."""
+    """Encode {wildcards.latents}, what a base is taught with, once for all its pairs."""
     input:
-        spec="results/specs/latents/{base}.json",
-        model="results/bases/{base}/model.json",
+        spec="results/specs/latents/{latents}.json",
+        model=base_of_latents,
         dataset=dataset_of_latents,
     output:
-        manifest="results/latents/{base}/manifest.json",
-        cost="results/latents/{base}/cost.json",
+        manifest="results/latents/{latents}/manifest.json",
+        cost="results/latents/{latents}/cost.json",
     log:
-        "logs/encode/{base}.log",
+        "logs/encode/{latents}.log",
     priority: 35
     threads: 1
     resources:

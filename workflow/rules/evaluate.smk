@@ -2,7 +2,7 @@ rule evaluate:
     """Measure the samples of {wildcards.model}."""
     input:
         spec="results/specs/evaluations/{model}.json",
-        samples="results/samples/{model}/manifest.json",
+        samples=samples_of,
         teacher=teacher_samples_of,
         dataset=reference_of_model,
         extractor=extractor_of,

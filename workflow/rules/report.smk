@@ -1,12 +1,12 @@
-TABLES = ["windows", "curves", "costs", "rows", "runs"]
+TABLES = ["windows", "curves", "costs", "rows", "runs", "compatibility"]
 
 
 rule collect:
     """Gather what the study names into tables."""
     input:
         study="results/specs/study.json",
-        metrics=expand("results/metrics/{model}.json", model=STUDY.samples),
-        costs=expand("results/metrics/{model}.cost.json", model=STUDY.samples),
+        metrics=expand("results/metrics/{model}.json", model=STUDY.evaluations),
+        costs=expand("results/metrics/{model}.cost.json", model=STUDY.evaluations),
         deltas=expand("results/students/{student}/delta.safetensors", student=STUDY.students),
         published=HERE / "workflow" / "report" / "published.json",
     output:
