@@ -1,5 +1,10 @@
 """``python -m perflow`` is the command line."""
 
-from perflow.cli import main
+import sys
 
-main()
+try:
+    from perflow.cli import main
+
+    main()
+except KeyboardInterrupt:  # while it was still being imported
+    sys.exit("perflow: stopped; the same command goes on from here")

@@ -38,6 +38,13 @@ def outputs(path: Path, content: Mapping[str, Any]) -> dict[Path, str]:
     return {Path(os.path.normpath(path.parent / name)): sha256 for name, sha256 in content["outputs"].items()}
 
 
+def check(path: Path, *names: str) -> None:
+    """PerflowError if an output (one of ``names``, or any) of the record at ``path`` is not as it was made."""
+    for output, sha256 in outputs(path, read(path)).items():
+        if not names or output.name in names:
+            artifacts.verify_file(output, sha256, made_by=output)
+
+
 def files(path: Path, content: Mapping[str, Any]) -> list[Path]:
     """Every file that is reached from a record: its outputs, and what those that are there name."""
     made = list(outputs(path, content))

@@ -10,15 +10,28 @@ import argparse
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import record
 
 ROOT = Path(__file__).resolve().parents[1]
+_SNAKEMAKE = """
+import signal
+try:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    import snakemake.cli
+    snakemake.cli.main()
+except KeyboardInterrupt:
+    raise SystemExit(130)
+finally:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+"""
+"""Snakemake, deaf to Ctrl-C while it starts and ends, when it would answer with a traceback: we end it ourselves."""
 _ROOM = 2**20
 """Bytes that must be free where a study lies."""
 
@@ -60,11 +73,20 @@ def _make_folders(home: Path) -> None:
             sys.exit(_unwritable(folder, error.strerror))
 
 
+def _run(command: list[str], **options: Any) -> int:
+    """The status of a command that begins deaf to Ctrl-C, and is killed by us at one."""
+
+    def deaf() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return subprocess.run(command, check=False, cwd=ROOT, preexec_fn=deaf, **options).returncode
+
+
 def _verified(study: Path, home: Path) -> int:
     """0 if every file is as it was made: Snakemake reads no file that nothing is made from, such as a table."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     verify = [sys.executable, "-m", "perflow", "verify", str(study), "--home", str(home), "--quiet"]
-    return subprocess.run(verify, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}).returncode
+    return _run(verify, env={**os.environ, "PYTHONPATH": path})
 
 
 def _locked(home: Path) -> bool:
@@ -89,7 +111,7 @@ def main() -> int:
     _check_room(home)
     _make_folders(home)
     snakemake = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(home),
+        sys.executable, "-c", _SNAKEMAKE, "--snakefile", str(ROOT / "Snakefile"), "--directory", str(home),
         "--config", f"study={study}", *arguments.config, "--cores", arguments.cores, *rest,
     ]  # fmt: skip
     with open(home / ".perflow.lock", "a+") as lock:
@@ -100,17 +122,13 @@ def main() -> int:
         # a run that was killed, or could not take its lock away: only then is a lock of Snakemake's stale, and not
         # another Snakemake's own.
         lock.seek(0)
-        if lock.read().strip() and _locked(home):
-            unlocked = subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=False, cwd=ROOT)
-            if unlocked.returncode:
-                sys.exit(
-                    f"perflow: {home}: the lock of a run that was killed is still there; run the same command again"
-                )
+        if lock.read().strip() and _locked(home) and _run([*snakemake, "--unlock", "--quiet", "all"]):
+            sys.exit(f"perflow: {home}: the lock of a run that was killed is still there; run the same command again")
         another = _locked(home)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        status = subprocess.run(snakemake, check=False, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
+        status = _run(snakemake, pass_fds=[lock.fileno()])
         if status == 0 and not rest:
             status = _verified(study, home)
         if status == 0 and arguments.record:  # under the lock: nothing changes meanwhile

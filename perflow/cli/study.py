@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from perflow import artifacts
+from perflow import artifacts, record
 from perflow.cli.group import FILE, main
+from perflow.config import places
 from perflow.errors import PerflowError
 
 _results = click.option(
@@ -27,6 +28,11 @@ def collect(results: Path, published: Path) -> None:
     """Write results/tables/*.csv and results/metrics.json from what the study names."""
     from perflow import report, tracking
 
+    study = artifacts.read_object(results / "specs" / "study.json", "a summary of a study", models=list)
+    for model in study["models"]:
+        record.check(results.parent / places.record("evaluations", model["name"]))
+    for table, row, _ in report.trained(study):
+        record.check(results.parent / places.record(table, row), "curve.jsonl")
     report.collect(results / "specs" / "study.json", results, published)
     tracking.write_ids(results / "specs" / "study.json", results)
 
@@ -42,6 +48,7 @@ def track(results: Path, database: Path, store: Path, page: Path) -> None:
     """Bring MLflow in step with the files: one run a row, no duplicates."""
     from perflow import tracking
 
+    record.check(results / "tables" / "record.json")
     runs = tracking.sync(results / "specs" / "study.json", results, database, store, page)
     click.echo(f"{len(runs)} runs in {database}; look at them with: mlflow ui", err=True)
 
@@ -57,6 +64,7 @@ def render(results: Path, notebook: Path, published: Path, out: Path) -> None:
     """Execute the report's notebook and make it one self-contained page."""
     from perflow import report
 
+    record.check(results / "tables" / "record.json")
     report.render(notebook, results, published, out)
 
 

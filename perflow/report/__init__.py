@@ -25,7 +25,7 @@ from perflow.report.sections import (
     samples,
     samples_by_windows,
 )
-from perflow.report.tables import collect
+from perflow.report.tables import collect, trained
 from perflow.report.text import headline, markdown, summary
 from perflow.report.text import readings as readings_markdown
 
@@ -58,4 +58,5 @@ __all__ = [
     "settings",
     "starts",
     "summary",
+    "trained",
 ]

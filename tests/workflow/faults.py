@@ -72,7 +72,7 @@ def stage_killed(run: Run) -> Iterator[bool]:
 
 def snakemake_killed(run: Run) -> Iterator[bool]:
     """kill -9 of Snakemake and of what started it; its jobs may live on as orphans."""
-    _send(signal.SIGKILL, *run.group("-m snakemake", "reproduce.py"))
+    _send(signal.SIGKILL, *run.group("snakemake.cli", "reproduce.py"))
     yield False
 
 
@@ -84,7 +84,7 @@ def all_killed(run: Run) -> Iterator[bool]:
 
 def terminated(run: Run) -> Iterator[bool]:
     """SIGTERM of Snakemake, which lets its jobs end."""
-    if found := run.group("-m snakemake"):
+    if found := run.group("snakemake.cli"):
         _send(signal.SIGTERM, *found)
         yield False
 

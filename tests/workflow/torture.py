@@ -217,7 +217,9 @@ def main() -> int:
     parser.add_argument("--longest", type=float, default=40, help="seconds before a strike, at most [40]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and kinds [0]")
     parser.add_argument("--kinds", default="", help="words of the kinds to try, with commas [all]")
-    parser.add_argument("--begin", type=Path, help="a finished copy of the repository, instead of a reference run")
+    parser.add_argument(
+        "--begin", type=Path, help="a copy of the repository with a finished study, instead of a fresh one"
+    )
     parser.add_argument(
         "--forget", nargs="+", default=["data", "results", "reports"],
         help="what is deleted of a finished study before it is struck again [data results reports]",
@@ -231,13 +233,13 @@ def main() -> int:
         if mounted:
             faults.mount_room(clone)
         if given.begin:
-            repository = Repository(clone, given.study)
             shutil.copytree(given.begin, clone, symlinks=True, dirs_exist_ok=True)
+            repository = Repository(clone, given.study).moved()
         else:
             repository = copy_repository(ROOT, clone, given.study)
-            begun = time.monotonic()
-            repository.run()
-            print(f"reference made in {time.monotonic() - begun:.0f} s", flush=True)
+        begun = time.monotonic()
+        repository.run()
+        print(f"reference made in {time.monotonic() - begun:.0f} s", flush=True)
         campaign = Campaign(repository, given.seed, mounted, given.kinds, given.forget)
         signal.signal(signal.SIGINT, campaign.enough)
         try:
