@@ -122,7 +122,7 @@ def test_windows_start_where_the_student_comes_by_and_end_where_the_teacher_goes
     assert counted["student_passes"] == len(found) // 2
     per = len(found) // 2
     drawer = Drawer.load(refreshed.handle(FIRST), "cpu", [""] * per, 1, 0)
-    object.__setattr__(drawer, "conditions", found.conditions[found.caption[:per].long()])
+    object.__setattr__(drawer, "conditions", found.told(found.caption[:per].long()))
     flow = drawer.model.flow
     network = lambda x, t: drawer.model.base.network(drawer.model.unet)(x, t, drawer.conditions)  # noqa: E731
     with torch.inference_mode():
@@ -133,7 +133,9 @@ def test_windows_start_where_the_student_comes_by_and_end_where_the_teacher_goes
     with torch.inference_mode():
         for k, times in ((0, [1, 0.75, 0.5]), (1, [0.5, 0.25, 0])):
             rows = slice(k * per, (k + 1) * per)
-            part = guided(base.base.network(), found.conditions[found.caption[rows].long()], found.conditions[:1], 4.5)
+            part = guided(
+                base.base.network(), found.told(found.caption[rows].long()), found.told(torch.tensor([0])), 4.5
+            )
             field = base_field(part, base.base.schedule, base.base.prediction)
             end = SOLVERS["ddim"](field, found.start[rows], times, base.base.schedule)
             torch.testing.assert_close(found.end[rows], end, rtol=1e-3, atol=1e-3)
