@@ -207,12 +207,13 @@ class Reporter:
                 self.file.flush()
 
     def step(self, step: Any) -> None:
-        """Report a stage's Step, not more often than every few seconds."""
+        """Report a stage's Step: the first and the last of a phase, and others every few seconds."""
         now = time.monotonic()
-        if step.phase != self.phase:
+        begins = step.phase != self.phase
+        if begins:
             self.phase, self.begun, self.first = step.phase, now, step.step
         done = step.step == step.total
-        if not done and now - self.last < _EVERY:
+        if not (begins or done) and now - self.last < _EVERY:
             return
         self.last = now
         passed, since = step.step - self.first, now - self.begun

@@ -109,16 +109,16 @@ def test_no_room_is_one_line_and_leaves_nothing_half_written(home, root):
 
 def test_a_log_without_room_hides_nothing(home, capsys):
     """Every write to /dev/full fails; what the stage has to say is still said, and what it made is kept."""
-    spec, out = home / "results/specs/datasets/digits.json", home / "x/out.json"
+    spec, out = home / "results/specs/splits/digits-base.json", home / "x/out.json"
 
     def failing(row: artifacts.Spec, state: Path) -> None:
         raise PerflowError("what went wrong")
 
-    with pytest.raises(PerflowError, match="^fetch digits: what went wrong$"):
+    with pytest.raises(PerflowError, match="^fetch digits-base: what went wrong$"):
         running.run("fetch", spec, failing, [out, out.with_name("cost.json")], Path("/dev/full"))
     running.run("fetch", spec, lambda row, state: artifacts.write_json(out, 1), [out, out.with_name("cost.json")],
                 Path("/dev/full"))  # fmt: skip
-    assert "fetch digits · done in" in capsys.readouterr().err
+    assert "fetch digits-base · done in" in capsys.readouterr().err
     assert record.read(out.with_name("cost.json"))["outputs"]
 
 

@@ -55,12 +55,21 @@ def test_no_file_can_run_code_by_being_read(path):
 
 
 def test_weights_are_read_from_safetensors_alone():
-    source = (ROOT / "perflow/models/stable_diffusion.py").read_text()
-    loads = [call for call in calls(ast.parse(source)) if ast.unparse(call.func) == "self._read"]
-    for call in loads:
-        if "Tokenizer" not in ast.unparse(call.args[0]):
-            assert {option.arg: ast.unparse(option.value) for option in call.keywords}["use_safetensors"] == "True"
-    assert len(loads) == 2
+    """Whatever diffusers or transformers reads from a folder, but for tokenizers and schedulers, which hold none."""
+    safe, weightless = [], []
+    for path in [*(ROOT / "perflow/models").glob("*.py"), *(ROOT / "perflow/integrations").glob("*.py")]:
+        for call in calls(ast.parse(path.read_text())):
+            if ast.unparse(call.func).endswith((".from_pretrained", "self._read")):
+                options = {option.arg: ast.unparse(option.value) for option in call.keywords}
+                found = safe if options.get("use_safetensors") == "True" else weightless
+                found.append((path.name, ast.unparse(call.func)))
+    assert len(safe) == 3
+    assert sorted(weightless) == [
+        ("merge.py", "kind.from_pretrained"),  # a scheduler
+        ("parts.py", "kind.from_pretrained"),  # what _read itself calls
+        ("stable_diffusion.py", "CLIPTokenizer.from_pretrained"),
+        ("stable_diffusion.py", "self._read"),  # a tokenizer
+    ]
 
 
 def test_every_value_in_a_rules_command_is_quoted():

@@ -34,9 +34,11 @@ def pipeline(
     kind, path = adapter or ("", Path())
     parts: dict[str, Any] = {}
     if kind == "controlnet":
-        parts["controlnet"] = diffusers.ControlNetModel.from_pretrained(path, local_files_only=True)
+        parts["controlnet"] = diffusers.ControlNetModel.from_pretrained(
+            path, local_files_only=True, use_safetensors=True
+        )
     chosen = getattr(diffusers, TASKS[family]["controlnet" if parts else task])
-    pipe = chosen.from_pretrained(folder, local_files_only=True, safety_checker=None, **parts)
+    pipe = chosen.from_pretrained(folder, local_files_only=True, use_safetensors=True, safety_checker=None, **parts)
     pipe.set_progress_bar_config(disable=True)
     loras = []
     if delta is not None and rank is None:

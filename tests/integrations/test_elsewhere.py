@@ -138,7 +138,7 @@ def test_full_rank_as_a_lora_is_the_delta_but_for_what_is_no_matrix(on_disk):
         settings.pipeline(files.base, "stable_diffusion", "text", delta=files.delta, rank=r) for r in (None, rank)
     )
     assert type(low.scheduler) is type(whole.scheduler) is PeRFlowScheduler
-    drawn = [settings.draw(pipe, ["a b"], 4, 1.0, [torch.Generator().manual_seed(2)]) for pipe in (whole, low)]
+    drawn = [settings.draw(pipe, ["a b"], [""], 4, 1.0, [torch.Generator().manual_seed(2)]) for pipe in (whole, low)]
     torch.testing.assert_close(*drawn, rtol=1e-3, atol=1e-3)
 
 
