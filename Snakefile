@@ -37,6 +37,7 @@ rule all:
     input:
         "reports/report.html",
         "results/runs.json",
+        rules.collect.output,
         expand("data/{split}/manifest.json", split=STUDY.splits),
         expand("results/prompts/{prompts}/manifest.json", prompts=STUDY.prompts),
         expand("results/bases/{base}/{file}", base=STUDY.bases, file=["model.json", "curve.jsonl"]),
