@@ -76,7 +76,7 @@ def write_pairs(folder: Path, count: int) -> None:
         artifacts.write_tensors(path, latents | numbers, {})
         entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
     conditions = folder / pairs.CONDITIONS
-    artifacts.write_tensors(conditions, {"conditions": torch.zeros(200, 12, 32)}, {})
+    artifacts.write_tensors(conditions, {"embeddings": torch.zeros(200, 12, 32)}, {"captions": ["a seven"] * 200})
     artifacts.write_json(folder / pairs.MANIFEST, {
         "shards": entries, "edges": [1.0, 0.0], "teacher": {"name": "none", "sha256": ""},
         "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},

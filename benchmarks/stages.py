@@ -193,7 +193,7 @@ def measure(given: argparse.Namespace, device: str) -> None:
 def evaluation(dataset: Path, best: Callable[[Callable[[], float]], float]) -> tuple[str, float, float]:
     """Features of an archive of samples, against the feature network alone; seconds."""
     manifest = store.manifest(dataset)
-    pixels = store.images(store.load(dataset, "reference"))[:1024]
+    pixels = store.images(store.load(dataset, "base"))[:1024]
     network = Extractor(manifest["attributes"], manifest["resolution"]).eval()
     archive = Path("samples.zip")
     artifacts.write_archive(archive, {f"{i:05d}.png": png(image) for i, image in enumerate(pixels)})

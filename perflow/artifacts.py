@@ -227,6 +227,16 @@ def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], header:
 
 
 @contextlib.contextmanager
+def understood(path: str | Path, what: str) -> Iterator[None]:
+    """Turn what content of another form raises, where it is used, into one line that names the file it came from."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise PerflowError(f"{path}: not {what} ({said}); delete it and run again") from error
+
+
+@contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """Turn what safetensors raises on a full disk into one line that names ``path``."""
     from safetensors import SafetensorError

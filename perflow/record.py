@@ -46,9 +46,15 @@ def check(path: Path, *names: str) -> None:
 
 
 def files(path: Path, content: Mapping[str, Any]) -> list[Path]:
-    """Every file that is reached from a record: its outputs, and what those that are there name."""
-    made = list(outputs(path, content))
-    return [*made, *(out.parent / entry["file"] for out in made if out.is_file() for entry in named(out))]
+    """Every file that is reached from a record: its outputs, and what those that are there name.
+
+    PerflowError if one that names others is not as it was made.
+    """
+    made = outputs(path, content)
+    naming = [out for out in made if out.suffix == ".json" and out.is_file()]
+    for out in naming:
+        artifacts.verify_file(out, made[out], made_by=out)
+    return [*made, *(out.parent / entry["file"] for out in naming for entry in named(out))]
 
 
 def _hash(content: Mapping[str, Any]) -> str:

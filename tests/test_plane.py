@@ -68,7 +68,8 @@ def made(tmp_path_factory):
     for name, row in made.study.bases.items():
         points = split(made, f"{row.dataset}-base")
         finish(rectify(made.spec("bases", name), points, made.handle(name), made.state(name)))
-        finish(encode(made.spec("latents", name), made.handle(name), points, made.latents(name)))
+        if name in made.study.latents:
+            finish(encode(made.spec("latents", name), made.handle(name), points, made.latents(name)))
     for student in (REFLOW, PERFLOW):
         teach(made, student, home / "results")
     finish(extractor(

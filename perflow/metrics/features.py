@@ -89,7 +89,10 @@ class Extractor(nn.Module):
 
 def restore(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> Extractor:
     """An extractor from its saved tensors and ``Extractor.architecture()``, ready to observe."""
-    extractor = Extractor(architecture["heads"], architecture["resolution"])
+    heads = architecture["heads"]
+    if not all(isinstance(value, str) for values in heads.values() for value in values):
+        raise TypeError("a head's value is no text")
+    extractor = Extractor(heads, architecture["resolution"])
     extractor.load_state_dict(dict(tensors))
     return extractor.eval().requires_grad_(False)
 

@@ -48,6 +48,7 @@ class Drawn:
             if not isinstance(entry, dict):
                 raise PerflowError(f"{path}: not {what}; delete it and run again")
             artifacts.has(entry, path, what, solver=str, steps=int, nfe=int, guidance=int | float | list, stream=int)
+            artifacts.has({"teacher": None} | entry, path, what, teacher=int | float | None)
         if not all(isinstance(prompt, dict) and "text" in prompt for prompt in content["prompts"]):
             raise PerflowError(f"{path}: not {what} (a prompt has no text); delete it and run again")
         return cls(path, artifacts.has(content, path, what, flow=dict | None))
@@ -124,10 +125,11 @@ class Remembered:
 def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
     """The feature network in ``path``, and how results name it; PerflowError if it is none, or altered."""
     tensors, header = artifacts.read_tensors(path)
-    if header.get("kind") not in EXTRACTORS:
+    if header.get("kind") not in list(EXTRACTORS):
         raise PerflowError(f"{path}: not an extractor; one is made with perflow extractor")
     about = {"weights": header["weights"]} if "weights" in header else {}
-    network = pkgutil.resolve_name(EXTRACTORS[header["kind"]])(tensors, header["architecture"])
+    with artifacts.understood(path, "an extractor"):
+        network = pkgutil.resolve_name(EXTRACTORS[header["kind"]])(tensors, header["architecture"])
     return network, {"name": name, "sha256": artifacts.sha256_file(path)} | about
 
 

@@ -62,8 +62,10 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
         trials[name]["metrics"] = measured(trial, row.metrics, row.confidence)
         yield Step("evaluate", len(trials), len(drawn.trials))
 
+    with artifacts.understood(samples, "a manifest of samples"):
+        measured_flow = _flow(drawn, row)
     found = {"spec": spec.hash, "model": row.model, "extractor": about | accuracy, "trials": trials}
-    artifacts.write_json(out, found | {"flow": _flow(drawn, row)})
+    artifacts.write_json(out, found | {"flow": measured_flow})
 
 
 def _check(row: Evaluation, drawn: Drawn, shown: Drawn) -> dict[float | None, dict[int, str]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from perflow import artifacts, delta, lora
 from perflow.artifacts import Spec
 from perflow.config.rows import Delta, Student
+from perflow.errors import PerflowError
 from perflow.models import PIPELINES, handle
 
 
@@ -22,7 +23,10 @@ def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path)
     student = Student.model_validate(trained.row)
     tensors, about = artifacts.read_tensors(weights)
     parent = handle.read(base)
-    change = delta.subtract(tensors, handle.network_tensors(base))
+    try:
+        change = delta.subtract(tensors, handle.network_tensors(base))
+    except PerflowError as error:
+        raise PerflowError(f"{weights} and {base}: {error}") from None
     header = {
         "base": {"name": row.base, "origin": parent.get("origin"), "sha256": parent["sha256"],
                  "pipeline": PIPELINES.get(parent["family"])},

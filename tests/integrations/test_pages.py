@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from perflow import artifacts, config
 from perflow.cli import main
 from perflow.integrations.merge import merge
-from perflow.models import FAMILIES
+from perflow.models import PIPELINES
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def test_the_rows_a_page_shows_are_rows_of_a_study(root, tiny_params, write_para
     tiny_params["bases"] |= said["bases"]
     tiny_params["students"]["perflow"]["bases"] = ["eps", "xl", "cifar", "classes"]
     tiny_params["pairs"]["fixed"]["guidance"] = tiny_params["sampling"]["teacher"]["guidance"] = 1.0
-    assert {row.family for row in config.load(write_params(tiny_params)).bases.values()} == set(FAMILIES)
+    assert {row.family for row in config.load(write_params(tiny_params)).bases.values()} == set(
+        PIPELINES
+    )  # those of checkpoints
 
 
 def test_the_pages_are_linked_and_their_verbs_are_all_there(root):

@@ -206,7 +206,6 @@ def test_a_student_of_an_edited_handle_or_header_is_loaded_or_named(home, data):
         knock(lambda: handle.load(path), Path("results/any"))
 
 
-@pytest.mark.skip(reason="fails since families and searches were merged, cause not found yet")
 @slow
 @given(data=st.data())
 def test_the_stages_name_an_edited_input(home, data):
@@ -234,7 +233,6 @@ def test_the_stages_name_an_edited_input(home, data):
             knock(lambda: list(evaluate(metrics, **inputs, out=home / "x.json")), Path("results/any"))
 
 
-@pytest.mark.skip(reason="fails since families and searches were merged, cause not found yet")
 @given(data=st.data())
 @settings(max_examples=max(20, EXAMPLES // 10))
 def test_verify_and_clean_never_stumble(home, made_once, data):
