@@ -21,4 +21,4 @@ rule base:
         inputs=given("start", "tuned", "latents", "dataset"),
     shell:
         "perflow {params.verb:q} --spec {input.spec:q} {params.inputs:q}"
-        " --root \"$REPOSITORY\" --out {output.model:q} --log {log:q}"
+        ' --root "$REPOSITORY" --out {output.model:q} --log {log:q}'

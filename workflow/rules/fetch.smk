@@ -14,4 +14,4 @@ rule fetch:
         mem_mb=2000,
         runtime=60,
     shell:
-        "perflow fetch --spec {input.spec:q} --root \"$REPOSITORY\" --out {output.manifest:q} --log {log:q}"
+        'perflow fetch --spec {input.spec:q} --root "$REPOSITORY" --out {output.manifest:q} --log {log:q}'

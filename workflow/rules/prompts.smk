@@ -11,4 +11,4 @@ rule prompts:
     priority: 45
     threads: 1
     shell:
-        "perflow prompts --spec {input.spec:q} --root \"$REPOSITORY\" --out {output.manifest:q} --log {log:q}"
+        'perflow prompts --spec {input.spec:q} --root "$REPOSITORY" --out {output.manifest:q} --log {log:q}'
