@@ -21,6 +21,7 @@ from perflow.config.splits import split_row
 from perflow.core import SDE, WINDOW
 from perflow.report.data import Report
 from perflow.report.drawing import DARK, GREY, colour, style
+from perflow.report.galleries import pictured
 from perflow.report.html import Cell, Html, figure, table
 from perflow.report.reading import difference
 from perflow.report.study import metric_name
@@ -36,8 +37,9 @@ Model = dict[str, Any]
 
 
 def flows(report: Report) -> list[str]:
-    """Bases that were reflowed."""
-    return [base["name"] for base in report.study["bases"] if len(_chain(report, base["name"])) > 1]
+    """Bases of points that were reflowed."""
+    bases = [base["name"] for base in report.study["bases"]]
+    return [base for base in bases if not pictured(report, base) and len(_chain(report, base)) > 1]
 
 
 def _chain(report: Report, base: str) -> list[Model]:

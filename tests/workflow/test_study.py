@@ -167,6 +167,21 @@ print(json.dumps({"experiments": [e.name for e in experiments if e.name != "Defa
     assert set(runs()["runs"]) == set(first["runs"])
 
 
+def test_a_finished_study_is_published_with_its_tables_and_pictures(repository):
+    command = [sys.executable, "workflow/publish.py", "--home", repository.home, "--machine", "a machine"]
+    subprocess.run(command, cwd=repository.root, env=repository.environment(), check=True)
+    out = repository.root / "docs/results/tiny"
+    assert {"gallery-eps.png", "gallery-v.png", "quality-eps.png", "quality-v.png"} <= {
+        path.name for path in out.iterdir()
+    }
+    page = (out / "README.md").read_text()
+    assert "Machine: a machine" in page
+    for row in table(repository, "main"):
+        assert row["label"] in page
+    made = (repository.home / "results/tables/main.csv").read_bytes()
+    assert (out / "tables/main.csv").read_bytes() == made
+
+
 def test_the_linter_has_one_accepted_remark(root):
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--lint", "--cores", "1"],
