@@ -36,6 +36,9 @@ def test_parts_of_a_row_go_through_a_queue_to_the_bytes_of_a_single_job(reposito
     assert repository.hashes("results/pairs", "results/students") == before
     assert not list((repository.home / PAIRS).glob("part-*"))
     assert not VOLATILE.search(PAIRS)
+    repository.run()
+    for config in (["parts=1"], ["parts=3"], ["parts=2", "processes=2", "accumulate=2", "checkpointing=1"]):
+        assert "Nothing to be done" in repository.run("--dry-run", "--config", *config).stdout
 
 
 JOB = """
