@@ -3,7 +3,8 @@
 ``worker.py --serve`` imports what the stages need, once, and then forks for whoever asks; it ends when
 its standard input does, that is, with the Snakemake that started it. ``worker.py VERB …`` asks it to run
 ``perflow VERB …`` and passes on the streams, the environment and the status. Nothing depends on it: with
-no server there, it becomes ``python -m perflow VERB …``, and a killed ``worker.py VERB`` takes its fork along.
+no server there, or one that ends before it takes the verb, it becomes ``python -m perflow VERB …``, and a killed
+``worker.py VERB`` takes its fork along.
 """
 
 import contextlib
@@ -20,16 +21,18 @@ SOCKET = ".snakemake/perflow.socket"
 def ask(arguments: list[str]) -> int:
     """Run a verb in a fork of the server, or in a process of its own; returns its status."""
     connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(SOCKET)
-    except OSError:
-        os.execv(sys.executable, [sys.executable, "-m", "perflow", *arguments])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork gets it too, and says what is to be said
     request = json.dumps({"arguments": arguments, "environment": dict(os.environ)}).encode()
-    answer = b""
-    with contextlib.suppress(ConnectionError):  # the server was killed
+    taken = answer = b""
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork gets it too, and says what is to be said
+    with contextlib.suppress(OSError):  # no server, or one that ended
+        connection.connect(SOCKET)
         socket.send_fds(connection, [len(request).to_bytes(8, "big")], [1, 2])
         connection.sendall(request)
+        taken = connection.recv(1)
+    if not taken:
+        signal.signal(signal.SIGINT, interrupted)
+        os.execv(sys.executable, [sys.executable, "-m", "perflow", *arguments])
+    with contextlib.suppress(ConnectionError):  # the fork was killed
         answer = connection.recv(1)
     if not answer:
         sys.stderr.write("perflow: the stage was killed; the same command goes on from here\n")
@@ -48,9 +51,9 @@ def serve() -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(SOCKET)  # of a server that was killed; Snakemake's own lock keeps a second one away
     listener.bind(SOCKET)
+    _follow_parent(listener)
     listener.listen(64)  # who comes early waits until the imports are done
     running.warm_up()
-    _follow_parent(listener)
     while True:
         connection, _ = listener.accept()
         if os.fork() == 0:
@@ -61,14 +64,15 @@ def serve() -> None:
 
 def _follow_parent(listener: socket.socket) -> None:
     """A process that waits for standard input to end, then ends the server (a thread would not survive a fork)."""
-    server = os.getpid()
+    server, own = os.getpid(), os.stat(SOCKET).st_ino
     if os.fork() == 0:
         listener.close()
         with contextlib.suppress(OSError):
             while os.read(0, 1):
                 pass
         with contextlib.suppress(OSError):
-            os.unlink(SOCKET)
+            if os.stat(SOCKET).st_ino == own:  # the next run may have its own by now
+                os.unlink(SOCKET)
         os.kill(server, signal.SIGKILL)
         os._exit(0)
 
@@ -87,6 +91,7 @@ def _work(connection: socket.socket) -> None:
         os.dup2(stream, number)
         os.close(stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    connection.sendall(b"!")  # taken: from here on a silence means that this fork was killed
     found = json.loads(request)
     os.environ.clear()
     os.environ.update(found["environment"])

@@ -13,6 +13,7 @@ import numpy
 from matplotlib.figure import Figure
 from PIL import Image
 
+from perflow import artifacts
 from perflow.core import WINDOW
 from perflow.errors import PerflowError
 from perflow.report.data import Report
@@ -83,9 +84,9 @@ def elsewhere(report: Report, setting: str, base: str, steps: int) -> Figure:
         for trial in place["trials"]:
             teacher = is_reference(model["kind"], trial["name"])
             if trial["stream"] == 0 and (teacher or trial["steps"] == steps):
-                file = samples_folder(place, report.results) / manifest["trials"][trial["name"]]["images"]["file"]
                 name = label(model, trial, False) + (", its own" if role == "own" else "")
-                rows.append((_name(name, trial), _read(file, [i * manifest["per_prompt"] for i in chosen])))
+                items = [i * manifest["per_prompt"] for i in chosen]
+                rows.append((_name(name, trial), _images(report, place, trial["name"], items)))
     return _draw(rows, [prompts[i]["text"] for i in chosen])
 
 
@@ -99,8 +100,11 @@ def _by_prompt(report: Report, base: str, arms: list[dict[str, Any]]) -> Figure:
 
 
 def _manifest(report: Report, model: str) -> dict[str, Any]:
-    row = next(row for row in report.study["models"] if row["name"] == model)
-    return samples_manifest(row, report.results)
+    return samples_manifest(_model(report, model), report.results)
+
+
+def _model(report: Report, name: str) -> dict[str, Any]:
+    return next(row for row in report.study["models"] if row["name"] == name)
 
 
 def _teacher(report: Report, base: str) -> dict[str, Any]:
@@ -121,12 +125,17 @@ def _row(report: Report, arm: dict[str, Any], items: list[int]) -> tuple[str, li
     """A method's name, and its images of ``items`` from its first training seed."""
     rows = report.tables["rows"]
     model = rows[(rows["key"] == arm["key"]) & (rows["trial"] == arm["trial"])].sort_values("seed")["model"].iloc[0]
-    file = _manifest(report, model)["trials"][arm["trial"]]["images"]["file"]
-    return _name(arm["label"], arm), _read(report.results / "samples" / model / file, items)
+    return _name(arm["label"], arm), _images(report, _model(report, model), arm["trial"], items)
 
 
 def _name(label: str, trial: dict[str, Any]) -> str:
     return f"{label}\n{count(trial['steps'], 'step')}, {count(trial['nfe'], 'evaluation')}"
+
+
+def _images(report: Report, place: dict[str, Any], trial: str, items: list[int]) -> list[numpy.ndarray]:
+    """Some images of a trial of a model or transfer; PerflowError naming an archive that was altered."""
+    entry = samples_manifest(place, report.results)["trials"][trial]["images"]
+    return _read(artifacts.beside(samples_folder(place, report.results) / "manifest.json", entry), items)
 
 
 def _read(path: Path, items: list[int]) -> list[numpy.ndarray]:
@@ -135,7 +144,7 @@ def _read(path: Path, items: list[int]) -> list[numpy.ndarray]:
             files = [archive.read(f"{item:05d}.png") for item in items]
         return [_fitted(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise PerflowError(f"{path}: not a complete archive of samples ({error}); run the workflow again") from None
+        raise PerflowError(f"{path}: not a complete archive of samples ({error}); delete it and run again") from None
 
 
 def _fitted(image: Image.Image) -> numpy.ndarray:

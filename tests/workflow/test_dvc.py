@@ -216,7 +216,7 @@ def test_the_workflow_needs_neither_git_nor_dvc(recorded, tmp_path):
     without = shutil.ignore_patterns(".git", ".dvc", "mlflow.db", "mlruns")
     copy = Recorded(shutil.copytree(recorded.root, tmp_path / "copy", ignore=without), "params.yaml")
     (tmp_path / "bin").mkdir()
-    for command in ("bash", "sh", "cat", "rm", "mkdir", "uname"):
+    for command in ("bash", "sh", "cat", "rm", "mkdir", "tee", "uname"):
         (tmp_path / "bin" / command).symlink_to(shutil.which(command))
     (tmp_path / "modules/dvc").mkdir(parents=True)
     (tmp_path / "modules/dvc/__init__.py").write_text("raise ImportError('No module named dvc')\n")

@@ -121,7 +121,9 @@ def test_a_damaged_table_that_nothing_is_made_from_is_named_by_the_same_command(
         os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
     done = repository.run(check=False)
     assert done.returncode != 0
-    assert "main.csv: altered or truncated" in done.stdout.splitlines()[-1]
+    said = [line for line in done.stdout.splitlines() if line.startswith("perflow:")][-1]
+    assert "results/tables/main.csv: altered or truncated" in said
+    assert "delete results/tables/main.csv and run again" in said
     table.unlink()
     repository.run()
     assert repository.hashes() == reference.hashes()
@@ -146,14 +148,15 @@ def test_a_lock_that_could_not_be_taken_away_is_taken_away_by_the_next_run(refer
     """Snakemake's folder becomes read-only while it works: it ends by itself, and its lock stays."""
     shutil.rmtree(repository.home / "results/students/eps-perflow-k2-s0")
     script = """
-        cd "$1"; shift; "$@" &
-        until grep -qs train logs/train/eps-perflow-k2-s0.log; do sleep 0.1; done
-        mount --bind .snakemake .snakemake; mount --options remount,bind,ro .snakemake; wait $!
+        home="$1"; shift; "$@" &
+        until grep -qs train "$home/logs/train/eps-perflow-k2-s0.log"; do kill -0 $! || exit 0; sleep 0.1; done
+        cd "$home"; mount --bind .snakemake .snakemake; mount --options remount,bind,ro .snakemake; wait $!
     """
     (repository.home / "logs/train/eps-perflow-k2-s0.log").unlink()
     done = subprocess.run(
         [*faults.unshare(), "bash", "-c", script, "stuck", repository.home, *repository.command()],
-        env=repository.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        cwd=repository.root, env=repository.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, check=False,
     )  # fmt: skip
     assert done.returncode != 0
     assert ".snakemake" in [line for line in done.stdout.splitlines() if line.startswith("perflow:")][-1]

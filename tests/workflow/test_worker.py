@@ -29,7 +29,7 @@ def main(arguments, prog_name):
             open(file, "w").write(str(os.getpid()))
             time.sleep(60)
 
-running.warm_up = lambda: None
+running.warm_up = {warm_up}
 cli.main = main
 worker.serve()
 """
@@ -38,14 +38,20 @@ worker.serve()
 @pytest.fixture
 def home(root, tmp_path):
     """A folder that a server serves."""
-    (tmp_path / ".snakemake").mkdir()
-    code = SERVER.format(workflow=str(root / "workflow"))
-    server = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE)
-    wait_for(lambda: (tmp_path / ".snakemake/perflow.socket").exists())
+    server = start(root, tmp_path, "lambda: None")
     yield tmp_path
     server.stdin.close()
     assert server.wait(10) == -signal.SIGKILL
     wait_for(lambda: not (tmp_path / ".snakemake/perflow.socket").exists())
+
+
+def start(root, home, warm_up):
+    """A server of ``home``."""
+    (home / ".snakemake").mkdir(exist_ok=True)
+    code = SERVER.format(workflow=str(root / "workflow"), warm_up=warm_up)
+    server = subprocess.Popen([sys.executable, "-c", code], cwd=home, stdin=subprocess.PIPE)
+    wait_for(lambda: (home / ".snakemake/perflow.socket").exists())
+    return server
 
 
 def wait_for(condition):
@@ -99,3 +105,25 @@ def test_without_a_server_a_verb_is_a_process_of_its_own(stale, root, tmp_path, 
         left.close()
     alone = ask(root, tmp_path, "--version", env={**os.environ, "PYTHONPATH": str(root)})
     assert alone.communicate()[0].startswith("perflow, version")
+
+
+def test_a_server_that_ends_before_it_takes_a_verb_is_done_without(root, tmp_path):
+    """The run before this one failed at once, and its server, still at its imports, ends now."""
+    server = start(root, tmp_path, "lambda: __import__('time').sleep(60)")
+    asked = ask(root, tmp_path, "--version", env={**os.environ, "PYTHONPATH": str(root)})
+    time.sleep(0.5)
+    server.stdin.close()
+    assert server.wait(10) == -signal.SIGKILL
+    assert asked.communicate()[0].startswith("perflow, version")
+
+
+def test_a_server_that_ends_leaves_the_next_ones_socket(root, tmp_path):
+    first = start(root, tmp_path, "lambda: None")
+    (tmp_path / ".snakemake/perflow.socket").unlink()
+    second = start(root, tmp_path, "lambda: None")
+    first.stdin.close()
+    first.wait(10)
+    assert (tmp_path / ".snakemake/perflow.socket").exists()
+    assert ask(root, tmp_path, "fail", "no").wait() == 1
+    second.stdin.close()
+    second.wait(10)

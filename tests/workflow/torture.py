@@ -144,6 +144,7 @@ class Campaign:
             self.waited += 1  # an orphan still holds its row, or a killed run its lock: wait and try again
             time.sleep(3)
         elif status:
+            print("".join(f"   {line[:300]}\n" for line in said[-2:]), end="", flush=True)
             self._delete(said)
         return status
 

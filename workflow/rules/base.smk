@@ -18,8 +18,7 @@ rule base:
         runtime=120,
     params:
         verb=verb_of_base,
-        root=str(HERE),
         inputs=given("start", "tuned", "latents", "dataset"),
     shell:
         "perflow {params.verb:q} --spec {input.spec:q} {params.inputs:q}"
-        " --root {params.root:q} --out {output.model:q} --log {log:q}"
+        ' --root "$REPOSITORY" --out {output.model:q} --log {log:q}'

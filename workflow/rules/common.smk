@@ -18,7 +18,7 @@ from perflow import config as perflow_config
 from perflow.errors import PerflowError, refused, unwritable
 
 STUDY_FILE = ROOT / config.get("study", "params.yaml")
-# The repository as seen from the study's home: relative, so that another place on the disk reruns nothing.
+# The repository as seen from the study's home: relative, and in no rule's params, so that another place reruns nothing.
 HERE = Path(os.path.relpath(ROOT))
 # Where and in how many pieces a row is computed is no matter of the row: a profile says it, or `--config`.
 # gpu: 1 where jobs find a GPU, though Snakemake itself may run elsewhere; parts: jobs that make a row's pairs;
@@ -67,7 +67,7 @@ except OSError as error:
 WORKER = shlex.quote(str(HERE / "workflow" / "worker.py"))
 CODE = shlex.quote(os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
 shell.prefix(
-    f"export PYTHONPATH={CODE}; TRAINING='{TRAINING}'; "
+    f"export PYTHONPATH={CODE}; REPOSITORY={shlex.quote(str(HERE))}; TRAINING='{TRAINING}'; "
     f'perflow() (exec {shlex.quote(sys.executable)} -S -E {WORKER} "$@"); set -euo pipefail; '
 )
 

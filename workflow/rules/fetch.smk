@@ -13,7 +13,5 @@ rule fetch:
     resources:
         mem_mb=2000,
         runtime=60,
-    params:
-        root=str(HERE),
     shell:
-        "perflow fetch --spec {input.spec:q} --root {params.root:q} --out {output.manifest:q} --log {log:q}"
+        'perflow fetch --spec {input.spec:q} --root "$REPOSITORY" --out {output.manifest:q} --log {log:q}'

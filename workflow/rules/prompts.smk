@@ -10,7 +10,5 @@ rule prompts:
         "logs/prompts/{prompts}.log",
     priority: 45
     threads: 1
-    params:
-        root=str(HERE),
     shell:
-        "perflow prompts --spec {input.spec:q} --root {params.root:q} --out {output.manifest:q} --log {log:q}"
+        'perflow prompts --spec {input.spec:q} --root "$REPOSITORY" --out {output.manifest:q} --log {log:q}'
