@@ -1,8 +1,8 @@
 """The paper's study with everything real replaced by something tiny of the same class, so that all of it runs.
 
-Checkpoints become random pipelines of 16 x 16 pixels (Stable Diffusion saying epsilon and v, SDXL), released weights become
-random ones in the same layouts, images become digits in Parquet files, Inception a small TorchScript program with the
-same entrance. Rows, names and references stay as the study's file has them; counts are cut down.
+Checkpoints become random pipelines of 16 x 16 pixels (Stable Diffusion saying epsilon and v, SDXL), released weights
+random ones in the same layouts, images digits in Parquet files, Inception a small TorchScript program with the same
+entrance. Rows, names and references stay as the study's file has them; counts are cut down.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def inception(path: Path) -> Path:
 
 
 def stand_in(params: dict[str, Any], home: Path) -> dict[str, Any]:
-    """``params``, the paper's study as its file has it, made small: sources in ``home``, counts cut, nothing renamed."""
+    """``params``, the paper's study, made small in place: sources in ``home``, counts cut, nothing renamed."""
     home.mkdir(parents=True, exist_ok=True)
     table, program = images(home / "images.parquet", 256), inception(home / "inception.pt")
     by_class: dict[tuple[str, str], Path] = {}

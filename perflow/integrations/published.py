@@ -16,8 +16,9 @@ from perflow import artifacts, delta
 from perflow.core.piecewise import PATHS, WINDOW_PREDICTIONS
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
+from perflow.integrations import settings
 from perflow.integrations.merge import base_scheduler
-from perflow.models import PIPELINES, PREDICTION_TYPES
+from perflow.models import PREDICTION_TYPES
 from perflow.models import folder as pipeline_folder
 
 
@@ -102,17 +103,12 @@ def student_weights(source: Path, base: Path, family: str, held: str, towards_da
 
 def _with_lora(source: Path, base: Path, family: str) -> dict[str, Tensor]:
     """The base's UNet with a LoRA merged into it; PerflowError if it holds none, or text models' besides."""
-    import diffusers
-
     tensors = artifacts.read_tensors(source)[0] if source.is_file() else {}
     if not any("lora" in name for name in tensors):
         raise PerflowError(f"{source}: no file of a LoRA's tensors")
     if other := sorted(name for name in tensors if name.startswith(("lora_te", "text_encoder"))):
         raise PerflowError(f"{source}: changes a text model too ({other[0]}); a student is a network alone")
-    unchecked = {"safety_checker": None} if family == "stable_diffusion" else {}
-    pipe = getattr(diffusers, PIPELINES[family]).from_pretrained(
-        base, local_files_only=True, use_safetensors=True, **unchecked
-    )
+    pipe = settings.pipeline(base, family, "text")
     try:
         pipe.load_lora_weights(tensors, adapter_name="released")
         pipe.unet.fuse_lora(adapter_names=["released"])

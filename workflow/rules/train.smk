@@ -18,8 +18,7 @@ rule train:
         runtime=240,
     params:
         verb=verb_of_student,
-        root=str(HERE),
         inputs=given("start", "pairs"),
     shell:
-        "perflow {params.verb} --spec {input.spec:q} {params.inputs:q} --root {params.root:q}"
+        'perflow {params.verb} --spec {input.spec:q} {params.inputs:q} --root "$REPOSITORY"'
         " --out {output.weights:q} --log {log:q}"
