@@ -13,6 +13,7 @@ from perflow.config import TABLES, places, sizes
 from perflow.config.load import read_yaml
 from perflow.errors import PerflowError
 from perflow.models import sources
+from perflow.report import comparable
 from tests.conftest import dump_params
 from tests.stand_ins import stand_in
 
@@ -141,6 +142,50 @@ def test_the_study_can_be_planned_and_is_refused_where_it_would_run(paper, tmp_p
     with pytest.raises(PerflowError, match="stable-diffusion-v1-5: no revision is chosen"):
         sources.take(paper.bases["sd15"].source, tmp_path / "into", tmp_path)
     assert "no file" in config.missing(paper, tmp_path)
+
+
+@pytest.fixture
+def read(made, root):
+    """The report of the study on stand-ins, whose twin for COCO is said to be a base of the hub."""
+    _, home = made
+    with contextlib.chdir(home):
+        data = report.load(places.SUMMARY, "results", root / "workflow/report/published.json")
+    data.study["settings"]["bases"]["sd15-coco"]["source"] = {"hub": "runwayml/stable-diffusion-v1-5"}
+    return data
+
+
+def test_a_published_value_stands_beside_a_measured_one_of_the_same_base_data_and_features(read):
+    found = comparable.pairs(read)
+    assert {one["line"]["base"] for one in found} == {"sd15-coco"}
+    rows = {(one["line"]["method"], one["line"]["steps"], one["published"]["value"]) for one in found}
+    own = [("PeRFlow, K=4", 4, 11.31), ("PeRFlow, K=4", 8, 14.16), ("PeRFlow, K=4", 4, 18.59)]
+    own += [(name.replace("PeRFlow", "PeRFlow, released weights"), *rest) for name, *rest in own]
+    own += [(f"{name}, w=4.5", *rest) for name, *rest in own]
+    assert rows == {
+        *own, ("LCM-LoRA, released weights + LCM", 4, 23.62), ("InstaFlow 0.9B, released weights, K=1", 1, 13.10),
+        ("DPM-Solver++(2M)", 4, 22.36), ("UniPC", 4, 19.57),
+    }  # fmt: skip
+    for one in found:
+        assert one["line"]["metric"] == one["published"]["metric"] == "fd_real"
+        assert one["difference"] == one["line"]["value"] - one["published"]["value"]
+    assert "14.2" in comparable.beside(read)
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    (("bases", "sd15-coco", "source"), {"hub": "somebody/stable-diffusion-v1-5"}),
+    (("bases", "sd15-coco", "source"), {"folder": "runwayml/stable-diffusion-v1-5"}),
+    (("datasets", "coco-512", "known_as"), None),
+    (("datasets", "coco-512", "known_as"), "COCO-2017"),
+    (("extractors", "inception", "kind"), "torchscript"),
+])  # fmt: skip
+def test_what_differs_in_base_data_or_features_is_never_mixed(read, place, value):
+    *way, last = place
+    settings = read.study["settings"]
+    for name in way:
+        settings = settings[name]
+    settings[last] = value
+    assert comparable.pairs(read) == []
+    assert "none stands beside a measured number" in comparable.beside(read)
 
 
 @pytest.mark.parametrize("key", list(sizes.SHAPES), ids=lambda key: f"{key[0]}-{key[1]}")
