@@ -235,3 +235,8 @@ def test_what_a_source_says_of_its_size_is_planned_and_moves_no_row(tiny_params,
         {f"some/base@{'0' * 40}": None}, {f"some/base@{'0' * 40}": 3 * 2**30},
     )  # fmt: skip
     assert plain.spec("bases", "eps") == said.spec("bases", "eps")
+
+
+def test_the_page_shows_the_plan_as_it_is_printed(paper, root):
+    shown = (root / "docs/paper.md").read_text().split("<!-- plan -->\n```\n")[1].split("\n```\n<!-- /plan -->")[0]
+    assert config.plan(paper).endswith(shown)
