@@ -6,7 +6,6 @@ from click.testing import CliRunner
 from perflow.cli import main
 from perflow.images import png, tile
 from perflow.models.drawer import Drawer
-from perflow.stages.draw import draw
 
 PROMPT, NEGATIVE = "a red handwritten seven", "a blue handwritten three"
 
@@ -54,8 +53,3 @@ def test_a_negative_prompt_that_nothing_hears_is_refused(picture):
     assert "--negative: not heard at guidance 1" in done.output
     done = CliRunner().invoke(main, ["sample", "--negative", NEGATIVE, "--spec", "x", "--out", "y"])
     assert "--negative goes with --prompt" in done.output
-
-
-def test_by_default_there_is_none(tiny, tmp_path):
-    draw(tiny.handle("eps"), PROMPT, tmp_path / "a.png", "ddim", 2, 1.0, 0, 1)
-    assert (tmp_path / "a.png").exists()
