@@ -95,6 +95,10 @@ STAGES = {
         {"start": _HANDLE.format("model the student starts from"), "pairs": "Manifest of the window pairs."}, _curve,
         running=_TRAINING,
     ),
+    "take": Stage(
+        "Take the released weights of a student that others taught.",
+        {"start": _HANDLE.format("base they are of")}, _curve,
+    ),
     "export": Stage(
         "Subtract the base: a delta whose header says all that is needed to use it, and the student's handle.",
         {"student-spec": "The student's own spec.", "weights": "The student's averaged weights.",
@@ -203,6 +207,7 @@ def _arguments(options: dict[str, Any]) -> list[str]:
 
 @_options("sample", required=False)
 @click.option("--prompt", help='Draw this instead of a row, such as "a red handwritten seven on a blue background".')
+@click.option("--negative", help="With --prompt: what guidance leads away from [default: the empty prompt].")
 @click.option("--solver", help="With --prompt: 'window' (students) or a training-free solver.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="With --prompt: solver steps [default: the model's own].")
 @click.option(
@@ -212,7 +217,8 @@ def _arguments(options: dict[str, Any]) -> list[str]:
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="With --prompt: number of images.")
 def sample(
     spec: Path | None, model: Path | None, teacher: Path | None, prompts: Path | None, prompt: str | None,
-    solver: str | None, steps: int | None, guidance: float | None, seed: int, count: int, **common: Any,
+    negative: str | None, solver: str | None, steps: int | None, guidance: float | None, seed: int, count: int,
+    **common: Any,
 ) -> None:  # fmt: skip
     """Draw all trials of a row, or one prompt into a PNG.
 
@@ -220,6 +226,8 @@ def sample(
     perflow sample --prompt "a red handwritten seven on a blue background" \\
         --model results/students/digits-perflow-sdxl-k4-s0/model.json --count 8 --out seven.png
     """
+    if negative is not None and prompt is None:
+        raise PerflowError("sample: --negative goes with --prompt; a row's are in its prompt_list")
     if prompt is None and spec is None:
         raise PerflowError("sample: give --prompt TEXT to draw a picture, or --spec to draw a row's trials")
     if model is None:
@@ -231,7 +239,8 @@ def sample(
         from perflow import running
         from perflow.stages.draw import draw
 
-        draw(model, prompt, common["out"], solver, steps, guidance, seed, count, running.prepare(common["device"], 1))
+        device = running.prepare(common["device"], 1)
+        draw(model, prompt, common["out"], solver, steps, guidance, seed, count, device, negative)
         click.echo(common["out"])
         return
     if teacher is None or prompts is None:

@@ -81,12 +81,16 @@ def table(results: Path, markdown: bool) -> None:
 @main.command()
 @click.argument("params", type=FILE, default="params.yaml")
 @click.option("--write", is_flag=True, help="Also write results/specs/, as the workflow does.")
-def plan(params: Path, write: bool) -> None:
+@click.option(
+    "--tflops", type=click.FloatRange(min=0, min_open=True),
+    help="TFLOP a second that one GPU does, for bases of real size [default: what the plan says it assumes].",
+)  # fmt: skip
+def plan(params: Path, write: bool, tflops: float | None) -> None:
     """Print every row PARAMS expands to, its edges, what is skipped and why, and the cost."""
     from perflow import config
 
     study = config.load(params)
-    click.echo(config.plan(study))
+    click.echo(config.plan(study, tflops))
     if write:
         config.write_specs(study)
 

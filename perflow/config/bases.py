@@ -49,8 +49,21 @@ def _resolve(params: rows.Params, name: str, behind: list[str], found: dict[str,
         found[name] = rows.Tuned(**recipe.model_dump(), family=start.family, prediction=start.prediction)
     else:
         known("family", f"{place}.family", recipe.family, FAMILIES)
+        if isinstance(recipe, rows.Pretrained) and recipe.tuned_from is not None:
+            _check_tuned_from(params, place, recipe, behind, found)
         found[name] = recipe
     return found[name]
+
+
+def _check_tuned_from(
+    params: rows.Params, place: str, recipe: rows.Pretrained, behind: list[str], found: dict[str, rows.AnyBase]
+) -> None:
+    """PerflowError unless the base it was tuned from is one of the same kind."""
+    known("base", f"{place}.tuned_from", recipe.tuned_from, params.bases)
+    origin = _resolve(params, recipe.tuned_from, [*behind, place.removeprefix("bases.")], found)
+    said, own = ((row.family, row.prediction) for row in (origin, recipe))
+    if said != own:
+        raise PerflowError(f"{place}.tuned_from: '{recipe.tuned_from}' is {' that says '.join(said)}; got {own}")
 
 
 def root(bases: dict[str, rows.AnyBase], name: str) -> str:
@@ -61,6 +74,13 @@ def root(bases: dict[str, rows.AnyBase], name: str) -> str:
     return root(bases, row.base) if isinstance(row, rows.Scaled) else name
 
 
+def origin(bases: dict[str, rows.AnyBase], name: str) -> str:
+    """The base whose deltas go into this one: where it descends from, here or elsewhere."""
+    found = root(bases, name)
+    before = getattr(bases[found], "tuned_from", None)
+    return origin(bases, before) if before else found
+
+
 def resolve_adapters(params: rows.Params, bases: dict[str, rows.AnyBase]) -> dict[str, rows.Adapter]:
     """Every adapter as a row."""
     found = {}
@@ -68,7 +88,8 @@ def resolve_adapters(params: rows.Params, bases: dict[str, rows.AnyBase]) -> dic
         place = f"adapters.{name}"
         base = bases[known("base", f"{place}.base", recipe.base, bases)]
         dataset = known("dataset", f"{place}.dataset", recipe.dataset or base.dataset, params.datasets)
-        known("family", f"{place}.base: its family", base.family, TASKS)
+        adapted = [family for family, tasks in TASKS.items() if "controlnet" in tasks]
+        known("family", f"{place}.base: its family", base.family, adapted)
         found[name] = rows.Adapter(**recipe.model_dump(exclude={"dataset"}), dataset=dataset, family=base.family)
     return found
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 
 from perflow import artifacts, record
-from perflow.config import places
+from perflow.config import places, sizes
 from perflow.config.bases import latents_row, root
 from perflow.config.rows import Flow, Pretrained, Scaled, Transfer, Tuned
+from perflow.config.splits import unpinned
 from perflow.config.study import TABLES, Study
 from perflow.core import BEST, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import dashed, each_window
@@ -79,6 +80,8 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
             return start + pair_evaluations(study, name) * each["pairs"], False
         case "students":
             training = study.students[name].training
+            if training is None:
+                return start, False
             return start + training.steps * training.batch * each["training"], False
         case "samples":
             return start + sample_evaluations(study, name) * each["samples"], False
@@ -135,6 +138,8 @@ def _edges(study: Study, table: str, name: str) -> str:
             return f"teacher {row.teacher or row.base}, latents {row.base}"
         case "students":
             row = study.students[name]
+            if row.source:
+                return f"base {row.base}, weights {row.source.weights}"
             return f"start {row.start or row.base}, pairs {row.pairs}"
         case "deltas":
             return f"student {name}"
@@ -182,6 +187,8 @@ def _work(study: Study, table: str, name: str) -> str:
             )
         case "students":
             row = study.students[name]
+            if row.source:
+                return f"released {row.source.held}, {row.path}, {row.prediction}"
             steps = f"{row.training.steps:,} steps of {row.training.batch}"
             return f"{steps}, {row.method['name']}, {row.path}, {row.prediction}"
         case "samples":
@@ -192,23 +199,43 @@ def _work(study: Study, table: str, name: str) -> str:
     return ""
 
 
-def plan(study: Study) -> str:
-    """The whole study as text: one line a row, then what was skipped, then the totals."""
+def _hours(study: Study, table: str, name: str, tflops: float | None) -> float | None:
+    """GPU hours of a row on a base of real size; None for any other."""
+    asked = {"pairs": pair_evaluations, "samples": sample_evaluations, "transfers": transfer_evaluations}
+    evaluations = asked[table](study, name) if table in asked else 0
+    return sizes.gpu_hours(study, table, name, evaluations, tflops)
+
+
+def plan(study: Study, tflops: float | None = None) -> str:
+    """The whole study as text: one line a row, then what was skipped, then the totals.
+
+    ``tflops`` a second is what one GPU is taken to do, for rows on bases of real size; None: what is assumed.
+    """
     lines, total, measured_all = [f"study {study.name}, seed {study.seed}"], 0.0, True
+    hours: dict[str, float] = {}
     for table in TABLES:
         names = list(getattr(study, table))
         lines.append(f"\n{table} ({len(names)})")
         width = max((len(name) for name in names), default=0)
         for name in names:
             seconds, measured = _seconds(study, table, name)
-            total, measured_all = total + seconds, measured_all and measured
-            time = f"{seconds:6.0f} s{'' if measured else '~'}"
+            work = None if measured else _hours(study, table, name, tflops)
+            if work is None:
+                total, measured_all = total + seconds, measured_all and measured
+                time = f"{seconds:6.0f} s{'' if measured else '~'}"
+            else:
+                hours[table] = hours.get(table, 0.0) + work
+                time = f"{work:.4g} GPU h~"
             lines.append(
                 f"  {name:<{width}}  {time:>9}  <- {_edges(study, table, name)}  {_work(study, table, name)}".rstrip()
             )
     lines.append(f"\nskipped ({len(study.skipped)})")
     lines += [f"  {item.row}: {item.why}" for item in study.skipped]
     evaluations = sum(pair_evaluations(study, name) for name in study.pairs)
+    said = f"\ntotal: {evaluations:,} teacher evaluations for pairs"
+    if hours:
+        lines += [f"{said}, about {sum(hours.values()):,.0f} GPU hours", *_of_real_size(study, hours, tflops)]
+        return "\n".join(lines)
     disk = sum(row.count * _latent_floats(study, row.base) * 8 for row in study.pairs.values())
     disk += sum(
         len(row.trials) * row.sampling.prompts * row.sampling.per_prompt * _latent_floats(study, row.base) * 8
@@ -218,9 +245,38 @@ def plan(study: Study) -> str:
         len(row.trials) * _drawn(study, row) * _latent_floats(study, row.base) * 8 for row in study.transfers.values()
     )
     lines.append(
-        f"\ntotal: {evaluations:,} teacher evaluations for pairs, about {disk / 2**20:,.0f} MiB of pairs and samples,"
+        f"{said}, about {disk / 2**20:,.0f} MiB of pairs and samples,"
         f" about {total / 60:.0f} CPU minutes ({total / 120:.0f} minutes on two cores)"
     )
     if not measured_all:
         lines.append("~ estimated for one server core without a GPU; rows that were run here show what they took")
     return "\n".join(lines)
+
+
+def _of_real_size(study: Study, hours: dict[str, float], tflops: float | None) -> list[str]:
+    """What a study on bases of real size costs, what that rests on, and what must be there before it can run."""
+    assumed = ", ".join(f"{rate:g} in {'fp32' if name == 'no' else name}" for name, rate in sizes.ASSUMED.items())
+    shapes = {shape.name: shape for name in study.bases if (shape := sizes.real(study, name))}.values()
+    disk = sizes.disk(study)
+    lines = [
+        "GPU hours: " + ", ".join(f"{table} {value:,.0f}" for table, value in hours.items()),
+        "  ~ arithmetic, not measured: operations counted on the architectures of "
+        + " and ".join(f"{shape.name} ({shape.evaluation:.2f} TFLOP an evaluation)" for shape in shapes)
+        + (f", {tflops:g} TFLOP/s by --tflops" if tflops else f", TFLOP/s of one H100: {assumed},")
+        + ("" if tflops else " 35 % of its data sheet; --tflops says another"),
+        "  not counted: text models, straightness on a student's own path, features of images (on the CPU)",
+        f"disk: about {sum(disk.values()) / 2**30:,.0f} GiB",
+        *(f"  {size / 2**30:8,.0f} GiB  {name}" for name, size in disk.items()),
+        "downloads, as far as this file says (the hub is not asked):",
+        *(f"  {_size(size):>12}  {where}" for where, size in sizes.downloads(study).items()),
+    ]
+    if shapes and None in sizes.downloads(study).values():
+        unets = ", ".join(f"{shape.name} {4 * shape.parameters / 2**30:.1f} GiB" for shape in shapes)
+        lines.append(f"  (of which the UNet alone, in fp32: {unets})")
+    if absent := unpinned(study):
+        lines += ["before it can run:", *(f"  {line}" for line in absent)]
+    return lines
+
+
+def _size(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 2**30:.2f} GiB"

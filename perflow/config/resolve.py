@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from perflow.config import rows
 from perflow.config.axis import TIMESTEPS, equal_edges, window_axis
-from perflow.config.bases import add_latents, resolve_adapters, resolve_bases
+from perflow.config.bases import add_latents, origin, resolve_adapters, resolve_bases
 from perflow.config.chains import check_chains, link
 from perflow.config.load import checked, known, load_params
 from perflow.config.splits import add_prompts, add_splits, check_negative
@@ -105,8 +105,9 @@ def _resolve(params: rows.Params, text: str) -> Study:
 
 
 def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
-    params, place = study.params, f"students.{entry}"
-    known("pairs", f"{place}.pairs", recipe.pairs, params.pairs)
+    params, place, source = study.params, f"students.{entry}", recipe.source
+    if source is None:
+        known("pairs", f"{place}.pairs", recipe.pairs, params.pairs)
     for solver in recipe.trials.solvers:
         known("solver", f"{place}.trials.solvers", solver, (WINDOW, *SCHEDULERS, RK45))
         if recipe.prediction == "velocity" and solver in SCHEDULERS:
@@ -116,8 +117,8 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
             )
         if recipe.prediction != "velocity" and solver == RK45:
             raise PerflowError(f"{place}.trials.solvers: {RK45} reads a velocity; got prediction {recipe.prediction!r}")
-    method = _method(place, recipe)
-    training = _training(place, params.training, recipe.training)
+    method = None if source else _method(place, recipe)
+    training = None if source else _training(place, params.training, recipe.training)
     axis = window_axis(place, recipe.windows)
     if isinstance(recipe.seeds, dict):
         for windows in recipe.seeds:
@@ -130,7 +131,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                 f" and {recipe.prediction}"
             )
         for label, edges in axis:
-            pairs = _add_pairs(study, base, recipe.pairs, label, edges)
+            pairs = None if source else _add_pairs(study, base, recipe.pairs, label, edges)
             start = _start(params, place, recipe, base, label)
             for seed in range(_seeds(recipe.seeds, len(edges) - 1)):
                 name = f"{base}-{entry}-{label}-s{seed}"
@@ -140,7 +141,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                 study.students[name] = rows.Student(
                     base=base, family=study.bases[base].family, start=start, pairs=pairs, edges=edges,
                     path=recipe.path, prediction=recipe.prediction, method=method, training=training, seed=seed,
-                    rank=recipe.rank,
+                    rank=recipe.rank, source=source,
                 )  # fmt: skip
                 trials = _student_trials(study, name, recipe.trials, edges)
                 windowed = WINDOW in recipe.trials.solvers
@@ -246,9 +247,11 @@ def _add_samples(
         raise PerflowError(f"spacings: {BEST} is searched for among images, and '{model}' draws points")
     if searched and params.sampling.search is None:
         raise PerflowError(f"sampling.search: missing; '{model}' has trials of spacing {BEST}")
+    for each in params.sampling.datasets:
+        known("dataset", "sampling.datasets", each, params.datasets)
     study.samples[model] = rows.Samples(
         model=model, base=base, family=family, dataset=dataset, prompts=add_prompts(study, dataset),
-        sampling=params.sampling, trials=trials, windowed=windowed,
+        sampling=params.sampling.of(dataset), trials=trials, windowed=windowed,
         extractor=params.evaluation.extractor if searched else None,
         pairs=pairs if windowed and params.sampling.flow.starts else None,
     )  # fmt: skip
@@ -320,7 +323,9 @@ def _baseline_trials(study: Study, name: str) -> list[rows.Trial]:
     recipe = params.baselines
     if isinstance(recipe.guidance, list):
         raise PerflowError(f"baselines.guidance: a base has no windows; give one number, got {recipe.guidance}")
-    recipes = [recipe, *(student.trials for student in params.students.values())]
+    from_here = {name, origin(study.bases, name)}  # whose students are held against this base
+    drawn = [one for one in params.students.values() if one.bases is None or from_here & {*one.bases}]
+    recipes = [recipe, *(student.trials for student in drawn)]
     every = list(dict.fromkeys(teacher for one in recipes for teacher in _teachers(params, one)))
     wanted = [None, *(teacher for teacher in every if teacher is not None)]
     references = [reference(params.sampling.teacher, teacher, stream) for teacher in wanted for stream in (0, 1)]

@@ -147,6 +147,9 @@ class OwnDataset(Row):
     bad_items: Annotated[int, Field(ge=0, le=_MOST)] = 0
     """How many items of a split may be unusable; they are left out by name. One more is an error."""
     hold_out: HoldOut | None = None
+    known_as: Label | None = None
+    """The published data that these are, such as COCO-2014: a published figure stands beside a measured one only where
+    it says the same. Never part of what is made."""
 
     @model_validator(mode="after")
     def _one_pool(self) -> OwnDataset:
@@ -278,6 +281,11 @@ class Base(Row):
         return self
 
 
+UNPINNED = "unpinned"
+"""A hub revision that is not chosen yet: the study can be read and planned, and is refused where it would run."""
+Bytes = Annotated[int, Field(ge=1)]
+
+
 class Source(Row):
     """Where a pretrained checkpoint is: one of folder, hub and file."""
 
@@ -286,13 +294,15 @@ class Source(Row):
     hub: str | None = None
     """A repository of the hub, such as owner/name."""
     revision: str | None = None
-    """The hub repository's commit, 40 hexadecimal digits: a branch moves."""
+    """The hub repository's commit, 40 hexadecimal digits: a branch moves. ``unpinned`` until somebody chooses it."""
     file: str | None = None
     """A single .safetensors checkpoint."""
     config: str | None = None
     """A pipeline folder of the file's architecture."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Hash of the UNet's values; other values are refused."""
+    size: Annotated[Bytes | None, Field(exclude=True)] = None
+    """Bytes that are fetched, for the plan alone."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
@@ -300,7 +310,7 @@ class Source(Row):
         if len(given) != 1:
             raise ValueError(f"a source is one of folder, hub and file; got {', '.join(given) or 'none'}")
         if (self.hub is None) != (self.revision is None) or not re.fullmatch(
-            r"[0-9a-f]{40}", self.revision or "0" * 40
+            rf"[0-9a-f]{{40}}|{UNPINNED}", self.revision or UNPINNED
         ):
             raise ValueError(f"hub goes with a revision of 40 hexadecimal digits, a commit; got {self.revision!r}")
         if (self.file is None) != (self.config is None):
@@ -315,11 +325,14 @@ class Source(Row):
     @property
     def origin(self) -> dict[str, str] | None:
         """Where anybody can find it again; None for what lies on this machine."""
-        return {"hub": str(self.hub), "revision": str(self.revision)} if self.hub else None
+        pinned = self.hub is not None and self.revision != UNPINNED
+        return {"hub": str(self.hub), "revision": str(self.revision)} if pinned else None
 
 
 class Pretrained(Row):
     """A base that was trained elsewhere, taken as it is."""
+
+    optional = ("tuned_from",)
 
     family: str
     dataset: Name
@@ -333,6 +346,9 @@ class Pretrained(Row):
     """The label that stands for none, which guidance needs; it has no name."""
     threads: Count = 1
     """CPU threads while it is prepared."""
+    tuned_from: Name | None = None
+    """The base it was tuned from elsewhere, or is once more, with other data to draw: what is taught on that one can
+    be put into it."""
 
 
 class Flow(Row):
@@ -465,7 +481,8 @@ class Extractor(Row):
     training: Optim | None = None
     weights: str | None = None
     """Of any other kind: a safetensors file; a relative path starts at the repository."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, Field(pattern=f"^([0-9a-f]{{64}}|{UNPINNED})$")] | None = None
+    """Of that file; ``unpinned`` until somebody chooses one."""
 
     @model_validator(mode="after")
     def _complete(self) -> Extractor:
@@ -590,19 +607,39 @@ class TrialRecipe(Row):
 _MOST_TRIALS = 5000
 
 
+class Released(Row):
+    """A student that others taught: where its weights are, and what of them cannot be read off."""
+
+    weights: str
+    """A .safetensors file of the UNet's tensors, a UNet folder or a pipeline folder; a relative path starts at the
+    repository."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of a file: another one is refused."""
+    held: Literal["weights", "delta", "lora"]
+    """What the tensors are: the student's, the student's minus the base's, or a LoRA in kohya's or diffusers' names."""
+    timestep_offset: Literal[0, -1] = 0
+    """0: the network is told T t, as the official code tells it; -1: T t - 1."""
+    towards_data: bool = False
+    """Its velocity points from noise to data, against ours."""
+    hub: str | None = None
+    """The repository they were downloaded from, for the record."""
+    size: Annotated[Bytes | None, Field(exclude=True)] = None
+    """Bytes that are fetched, for the plan alone."""
+
+
 class StudentRecipe(Row):
     """An entry of params.yaml; ``bases``, ``windows`` and ``seeds`` are axes."""
 
-    optional = ("rank",)
+    optional = ("rank", "source")
 
     label: Label
     bases: Annotated[list[Name], Field(min_length=1), AfterValidator(_check_once)] | None = None
     """None: every base of the study."""
-    pairs: Name
+    pairs: Name | None = None
     windows: Any
     path: Literal["straight", "diffusion"]
     prediction: Literal["ddim_eps", "diff_eps", "velocity"]
-    method: dict[str, Any]
+    method: dict[str, Any] | None = None
     seeds: Count | dict[Count, Count] = 1
     """Number of training seeds, or by number of windows, such as {4: 3}; others get one."""
     training: dict[str, Any] = {}
@@ -612,6 +649,8 @@ class StudentRecipe(Row):
     """An entry of ``students`` whose weights it starts from; None: the base."""
     rank: Count | None = None
     """Rank of what its matrices learn (LoRA), biases and norms fixed; None: every weight is free."""
+    source: Released | None = None
+    """Where its weights are, for one that others taught: it has no pairs, no method and no training here."""
 
     @model_validator(mode="before")
     @classmethod
@@ -620,6 +659,18 @@ class StudentRecipe(Row):
         if isinstance(data, dict) and isinstance(data.get("method"), str):
             return data | {"method": {"name": data["method"]}}
         return data
+
+    @model_validator(mode="after")
+    def _taught_once(self) -> StudentRecipe:
+        own = ("pairs", "method", "training", "seeds", "start", "rank")
+        given = [name for name in own if getattr(self, name) != type(self).model_fields[name].default]
+        if self.source is not None and given:
+            raise ValueError(f"a student with a source was taught elsewhere and has no {given[0]}; got both")
+        if self.source is None and (absent := [name for name in ("pairs", "method") if getattr(self, name) is None]):
+            raise ValueError(f"{absent[0]}: missing; got neither it nor a source")
+        if self.source is not None and self.source.towards_data and self.prediction != "velocity":
+            raise ValueError(f"source.towards_data is of a velocity; got prediction {self.prediction!r}")
+        return self
 
     @model_validator(mode="after")
     def _bounded(self) -> StudentRecipe:
@@ -634,22 +685,24 @@ class StudentRecipe(Row):
 
 
 class Student(Row):
-    """One training: what it learns from, what its output means, how, with which seed."""
+    """One training: what it learns from, what its output means, how, with which seed; or where its weights are."""
 
-    optional = ("rank",)
+    optional = ("rank", "source")
 
     base: Name
     family: str
     start: Name | None = None
     """The student whose weights it starts from; None: the base."""
-    pairs: Name
+    pairs: Name | None
     edges: WindowEdges
     path: Literal["straight", "diffusion"]
     prediction: Literal["ddim_eps", "diff_eps", "velocity"]
-    method: dict[str, Any]
-    training: Optim
+    method: dict[str, Any] | None
+    training: Optim | None
     seed: Seed
     rank: Count | None = None
+    source: Released | None = None
+    """Where its weights are, for one that others taught; it then has no pairs, no method and no training."""
 
 
 class Trial(Row):
@@ -733,20 +786,46 @@ class PromptList(Row):
         return self
 
 
+class Asked(Row):
+    """What models of one data set are asked to draw instead; what is not said is as for the others."""
+
+    prompts: Count | None = None
+    per_prompt: Count | None = None
+    prompt_list: PromptList | None = None
+
+
 class Sampling(Row):
     """What every model is asked to draw."""
 
-    optional = ("search",)
+    optional = ("search", "datasets")
 
     split: Literal["reference"] = "reference"
     prompts: Count
     """The first so many different captions of the split, or prompts of the list; 1 where captions say nothing: items
     are then independent."""
     prompt_list: PromptList | None = None
-    per_prompt: Several
+    per_prompt: Count
+    """With one prompt at least two; metrics of variety within a prompt need two of each."""
     teacher: TeacherRecipe
     flow: FlowRecipe
     search: SearchRecipe | None = None
+    datasets: dict[Name, Asked] = {}
+    """Data sets whose models are asked for something else: another number of prompts, of images, another list."""
+
+    @model_validator(mode="after")
+    def _several(self) -> Sampling:
+        for name in (None, *self.datasets):
+            asked = self.of(name)
+            if asked.prompts * asked.per_prompt < 2:
+                place = f"datasets.{name}: " if name else ""
+                raise ValueError(f"{place}one prompt needs at least two images, per_prompt: 2; got {asked.per_prompt}")
+        return self
+
+    def of(self, dataset: str | None) -> Sampling:
+        """What models of a data set are asked to draw, with nothing left to look up."""
+        own = self.datasets.get(dataset) if dataset else None
+        said = {} if own is None else {name: value for name, value in own if value is not None}
+        return self.model_copy(update={**said, "datasets": {}})
 
 
 class Prompts(Row):
@@ -836,7 +915,7 @@ class Transfer(Row):
     split: SplitName
     prompts: Name
     """The row of ``prompts`` that is drawn."""
-    per_prompt: Several
+    per_prompt: Count
     trials: list[Trial]
 
 

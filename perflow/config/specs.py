@@ -8,7 +8,7 @@ from typing import Any
 
 from perflow import artifacts
 from perflow.config import places
-from perflow.config.rows import Scaled, Tuned
+from perflow.config.rows import AnyBase, Scaled, Tuned
 from perflow.config.study import TABLES, Study
 from perflow.fingerprint import fingerprint
 
@@ -87,12 +87,14 @@ def _model_summary(study: Study, name: str, hashes: dict[str, dict[str, str]]) -
             "starts": None, "guidance_mode": None, "links": [], "model_spec": hashes["bases"][name],
         }  # fmt: skip
     student, entry = study.students[name], study.entries[name]
-    pairs = study.pairs[student.pairs]
+    pairs = study.pairs[student.pairs] if student.pairs else None
     return common | {
         "kind": "student", "entry": entry, "label": study.params.students[entry].label,
         "windows": len(student.edges) - 1, "edges": student.edges, "seed": student.seed, "pairs": student.pairs,
-        "method": student.method["name"], "path": student.path, "prediction": student.prediction,
-        "starts": pairs.starts, "guidance_mode": _guidance_mode(study, student.pairs),
+        "method": student.method["name"] if student.method else None,
+        "path": student.path, "prediction": student.prediction,
+        "starts": pairs.starts if pairs else None,
+        "guidance_mode": _guidance_mode(study, student.pairs) if student.pairs else None,
         "links": _links(study, name),
         "model_spec": hashes["students"][name],
     }  # fmt: skip
@@ -105,16 +107,27 @@ def _transfer_summary(study: Study, name: str, hashes: dict[str, dict[str, str]]
     return row.model_dump(include={"setting", "model", "base", "task", "adapter", "strength", "rank", "reference"}) | {
         "name": name,
         "label": study.params.settings[row.setting].label,
-        "scale": base.scale if isinstance(base, Scaled) else 1.0 if isinstance(base, Tuned) else 0.0,
+        "scale": _scale(study, base),
         "trials": [trial.model_dump() for trial in row.trials],
         "spec": hashes["evaluations"][name],
         "samples_spec": hashes["transfers"][name],
     }
 
 
+def _scale(study: Study, base: AnyBase) -> float:
+    """How far a base lies from the one it descends from, towards its fine-tune: 0 is that base, 1 the fine-tune."""
+    if isinstance(base, Scaled):
+        return base.scale
+    tuned_from = getattr(base, "tuned_from", None)
+    elsewhere = tuned_from is not None and getattr(study.bases[tuned_from], "source", None) != base.source
+    return 1.0 if elsewhere or isinstance(base, Tuned) else 0.0
+
+
 def _links(study: Study, name: str) -> list[str]:
     """The students a student rests on, by its start, its teacher, its window starts and theirs, each once."""
     student = study.students[name]
+    if student.pairs is None:
+        return []
     pairs = study.pairs[student.pairs]
     direct = [other for other in (student.start, pairs.teacher, pairs.student) if other]
     return list(dict.fromkeys([*direct, *(far for near in direct for far in _links(study, near))]))
@@ -125,4 +138,5 @@ def _guidance_mode(study: Study, pairs: str) -> str:
     row = study.pairs[pairs]
     if row.guidance != 1:
         return "CFG-fixed"
-    return _guidance_mode(study, study.students[row.teacher].pairs) if row.teacher else "CFG-sync"
+    taught = study.students[row.teacher].pairs if row.teacher else None
+    return _guidance_mode(study, taught) if taught else "CFG-sync"

@@ -33,10 +33,11 @@ def split_row(dataset: str, split: str) -> str:
 
 def add_prompts(study: Study, dataset: str) -> str:
     """The row of what models taught on ``dataset`` are asked to draw; returns its name."""
-    sampling, entry = study.params.sampling, study.datasets[dataset]
+    sampling, entry = study.params.sampling.of(dataset), study.datasets[dataset]
     if sampling.prompt_list is not None:
-        study.prompts[OWN_LIST] = rows.Prompts(count=sampling.prompts, list=sampling.prompt_list, split=sampling.split)
-        return OWN_LIST
+        name = dataset if dataset in study.params.sampling.datasets else OWN_LIST
+        study.prompts[name] = rows.Prompts(count=sampling.prompts, list=sampling.prompt_list, split=sampling.split)
+        return name
     captions = rows.Captions(dataset=dataset, source=entry.source, settings=_settings(entry, sampling.split))
     study.prompts[dataset] = rows.Prompts(count=sampling.prompts, captions=captions, split=sampling.split)
     return dataset
@@ -46,7 +47,7 @@ def _settings(entry: rows.AnyDataset, split: str) -> dict[str, Any]:
     """What a source is built with for a split: nothing of it changes with another split's files or number of items,
     but that the reference keeps clear of the base's where both share a pool."""
     unsaid = {"style"} if getattr(entry, "style", None) is None else set()
-    settings = entry.model_dump(mode="json", exclude={"source", "counts"} | unsaid)
+    settings = entry.model_dump(mode="json", exclude={"source", "counts", "known_as"} | unsaid)
     if not isinstance(entry, rows.OwnDataset):
         return settings
     place = settings[entry.PLACE]
@@ -58,7 +59,11 @@ def _settings(entry: rows.AnyDataset, split: str) -> dict[str, Any]:
 
 def check_negative(study: Study, student: str) -> None:
     """Refuse negative prompts that a student cannot hear: its guidance is in its weights, with those of its pairs."""
-    given, taught = study.params.sampling.prompt_list, _guided_away_from(study, study.students[student].pairs)
+    row = study.students[student]
+    if row.pairs is None:  # nobody here knows what its guidance, if it has any in its weights, leads away from
+        return
+    given = study.params.sampling.of(study.bases[row.base].dataset).prompt_list
+    taught = _guided_away_from(study, row.pairs)
     asked = "" if given is None else given.negative_column or given.negative
     each = given is not None and given.negative_column is not None
     if taught is not None and (each or asked != taught):
@@ -74,19 +79,39 @@ def _guided_away_from(study: Study, pairs: str) -> str | None:
     row = study.pairs[pairs]
     if row.guidance != 1:
         return row.negative
-    return _guided_away_from(study, study.students[row.teacher].pairs) if row.teacher else None
+    taught = study.students[row.teacher].pairs if row.teacher else None
+    return _guided_away_from(study, taught) if taught else None
 
 
 def missing(study: Study, root: Path) -> str | None:
-    """Which file of the user's is not there, in one line; None if all are."""
+    """Which file of the user's is not there, or which commit is not chosen, in one line; None if all are."""
     for name, entry in study.datasets.items():
         for split in entry.counts if isinstance(entry, rows.OwnDataset) else ():
             if absent := [str(path) for path in files(study, split_row(name, split), root) if not path.exists()]:
                 return f"datasets.{name}: no file {absent[0]}"
-    own = study.params.sampling.prompt_list
-    if own and not rooted(root, own.file).is_file():
-        return f"sampling.prompt_list.file: no file {rooted(root, own.file)}"
-    return None
+    sampling = study.params.sampling
+    for name in (None, *sampling.datasets):
+        own, place = sampling.of(name).prompt_list, f"sampling.datasets.{name}" if name else "sampling"
+        if own and not rooted(root, own.file).is_file():
+            return f"{place}.prompt_list.file: no file {rooted(root, own.file)}"
+    for name, recipe in study.params.students.items():
+        if recipe.source and not rooted(root, recipe.source.weights).exists():
+            return f"students.{name}.source.weights: no file {rooted(root, recipe.source.weights)}"
+    return next(iter(unpinned(study)), None)
+
+
+def unpinned(study: Study) -> list[str]:
+    """Which checkpoints of the hub have no commit yet, and which feature networks no hash, a line each."""
+    commits = [
+        f"bases.{name}.source.revision: {rows.UNPINNED}; write the commit of {base.source.hub} that you take"
+        for name, base in study.bases.items()
+        if isinstance(base, rows.Pretrained) and base.source.revision == rows.UNPINNED
+    ]
+    return commits + [
+        f"extractors.{name}.sha256: {rows.UNPINNED}; write that of {row.weights}"
+        for name, row in study.extractors.items()
+        if row.sha256 == rows.UNPINNED
+    ]
 
 
 def files(study: Study, split: str, root: Path) -> list[Path]:

@@ -101,6 +101,8 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
             return "perflow.stages.extractor", EXTRACTORS[row.kind], *source
         case "pairs":
             return "perflow.stages.cache", FAMILIES[study.bases[row.base].family]
+        case "students" if row.source is not None:
+            return "perflow.stages.take", FAMILIES[row.family]
         case "students":
             return "perflow.stages.train", FAMILIES[row.family], METHODS[row.method["name"]]
         case "deltas":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from perflow.config import rows
-from perflow.config.bases import root
+from perflow.config.bases import origin
 from perflow.config.load import known
 from perflow.config.splits import add_prompts
 from perflow.config.study import Skipped, Study
 from perflow.errors import PerflowError
 from perflow.models import SCHEDULERS, TASKS
+
+_OWN = ("text", "image", "inpaint")
+"""Tasks that a setting names; a ControlNet's pipeline follows from the adapter."""
 
 
 def add_transfers(study: Study) -> None:
@@ -27,26 +30,28 @@ def add_transfers(study: Study) -> None:
 
 
 def _add(study: Study, name: str, setting: rows.SettingRecipe, base: str) -> None:
-    place, row, origin = f"settings.{name}", study.bases[base], root(study.bases, base)
+    place, row, own_origin = f"settings.{name}", study.bases[base], origin(study.bases, base)
     adapter = study.adapters[setting.adapter] if setting.adapter else None
     known("family", f"{place}.bases: its family", row.family, TASKS)
+    known(f"task of {row.family}", f"{place}.task", setting.task, [task for task in TASKS[row.family] if task in _OWN])
     if adapter and setting.task != "text":
         raise PerflowError(f"{place}.task: an adapter is tried with text; got '{setting.task}'")
-    if adapter and root(study.bases, adapter.base) != origin:
+    if adapter and origin(study.bases, adapter.base) != own_origin:
         raise PerflowError(f"{place}.adapter: '{setting.adapter}' is trained on '{adapter.base}', not on '{base}'")
-    sampling, shows = study.params.sampling, setting.task != "text" or (adapter and adapter.kind == "controlnet")
+    dataset = adapter.dataset if adapter else row.dataset
+    sampling = study.params.sampling.of(dataset)
+    shows = setting.task != "text" or (adapter and adapter.kind == "controlnet")
     if shows and sampling.prompt_list is not None:
         raise PerflowError(f"{place}: shows a pipeline the prompts' own images, which a prompt_list has not")
     scene = f"{name}-{base}"
     plain = adapter is None and setting.task == "text"
     reference = base if plain else f"{scene}.{base}"
-    deltas = [model for model in _students(study, setting) if study.students[model].base == origin]
+    deltas = [model for model in _students(study, setting) if study.students[model].base == own_origin]
     if not deltas:
-        raise PerflowError(f"{place}.students: none of {', '.join(setting.students)} is taught on '{origin}'")
+        raise PerflowError(f"{place}.students: none of {', '.join(setting.students)} is taught on '{own_origin}'")
     for model in [*([] if plain else [base]), *deltas]:
         own = f"{scene}.{model}"
         trials = _trials(study, own, setting, study.samples[model].trials)
-        dataset = adapter.dataset if adapter else row.dataset
         study.transfers[own] = rows.Transfer(
             setting=name, model=model, base=base, dataset=dataset, family=row.family, task=setting.task,
             adapter=setting.adapter, strength=setting.strength, rank=setting.rank, reference=reference,

@@ -1,7 +1,8 @@
-"""Weights published without a header, in the layout of the official PeRFlow release: given one, they are a delta.
+"""Weights published without a header: read as those of a student, and given a header, a delta.
 
-Published are deltas as a UNet folder (``diffusion_pytorch_model[.variant].safetensors``, whose tensors are not weights
-but differences) and whole pipelines with the delta added. Neither says its base, windows or prediction.
+The official PeRFlow release holds deltas as a UNet folder (``diffusion_pytorch_model[.variant].safetensors``, whose
+tensors are not weights but differences) and whole pipelines with the delta added. Neither says its base, windows or
+prediction. Others publish whole networks (InstaFlow) or LoRAs (LCM-LoRA).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from perflow import artifacts, delta
 from perflow.core.piecewise import PATHS, WINDOW_PREDICTIONS
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
+from perflow.integrations import settings
 from perflow.integrations.merge import base_scheduler
 from perflow.models import PREDICTION_TYPES
 from perflow.models import folder as pipeline_folder
@@ -73,6 +75,47 @@ def adopt(source: Path, base: Path, said: Described, out: Path) -> Adopted:
         "adopted": {"held": held, "sha256": artifacts.tensor_hash(found)},
     })  # fmt: skip
     return Adopted(held, _norm(change) / _norm(weights))
+
+
+HELD = ("weights", "delta", "lora")
+"""What published tensors are."""
+_LAST = "conv_out."
+"""The UNet's last layer, which is linear: with its sign turned the network says the opposite."""
+
+
+def student_weights(source: Path, base: Path, family: str, held: str, towards_data: bool = False) -> dict[str, Tensor]:
+    """The weights, fp32, of the student that ``source`` makes of the base in the pipeline folder ``base``.
+
+    ``held`` says what the tensors are (:data:`HELD`); a LoRA is merged by diffusers, with the scales it names.
+    ``towards_data``: the network says a velocity from noise to data, as InstaFlow's, and is turned around.
+    PerflowError if names or shapes are not the base's.
+    """
+    weights = pipeline_folder.tensors(base / pipeline_folder.NETWORK)
+    if held == "lora":
+        found = _with_lora(source, base, family)
+    else:
+        found = _tensors(source)
+        delta.check_shapes(str(source), found, weights)
+        found = delta.add(weights, found, {}, other_base=True) if held == "delta" else found
+    found = {name: value.float().contiguous() for name, value in found.items()}
+    return {name: -value if towards_data and name.startswith(_LAST) else value for name, value in found.items()}
+
+
+def _with_lora(source: Path, base: Path, family: str) -> dict[str, Tensor]:
+    """The base's UNet with a LoRA merged into it; PerflowError if it holds none, or text models' besides."""
+    tensors = artifacts.read_tensors(source)[0] if source.is_file() else {}
+    if not any("lora" in name for name in tensors):
+        raise PerflowError(f"{source}: no file of a LoRA's tensors")
+    if other := sorted(name for name in tensors if name.startswith(("lora_te", "text_encoder"))):
+        raise PerflowError(f"{source}: changes a text model too ({other[0]}); a student is a network alone")
+    pipe = settings.pipeline(base, family, "text")
+    try:
+        pipe.load_lora_weights(tensors, adapter_name="released")
+        pipe.unet.fuse_lora(adapter_names=["released"])
+        pipe.unet.unload_lora()
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise PerflowError(f"{source}: not a LoRA of {base} ({str(error).strip().splitlines()[0]})") from None
+    return {name: value.cpu() for name, value in pipe.unet.state_dict().items()}
 
 
 def _tensors(source: Path) -> dict[str, Tensor]:

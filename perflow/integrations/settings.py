@@ -37,8 +37,10 @@ def pipeline(
         parts["controlnet"] = diffusers.ControlNetModel.from_pretrained(
             path, local_files_only=True, use_safetensors=True
         )
-    chosen = getattr(diffusers, TASKS[family]["controlnet" if parts else task])
-    pipe = chosen.from_pretrained(folder, local_files_only=True, use_safetensors=True, safety_checker=None, **parts)
+    chosen = getattr(diffusers, TASKS[family]["controlnet" if kind == "controlnet" else task])
+    if family == "stable_diffusion":
+        parts["safety_checker"] = None
+    pipe = chosen.from_pretrained(folder, local_files_only=True, use_safetensors=True, **parts)
     pipe.set_progress_bar_config(disable=True)
     loras = []
     if delta is not None and rank is None:
@@ -82,9 +84,11 @@ def draw(
 ) -> Tensor:
     """Latents [N, ...] of N prompts, guided away from N others; every random number of item i comes from generator i.
 
+    Where no prompt has a negative one the pipeline is given none: SDXL's then leads away from its own null condition.
     ``shown`` is what the pipeline takes besides: ``image`` and ``mask_image`` [N, C, H, W] in [0, 1], ``strength``.
     """
+    away = list(negatives) if any(negatives) else None
     return pipe(
-        list(prompts), negative_prompt=list(negatives), num_inference_steps=steps, guidance_scale=guidance,
+        list(prompts), negative_prompt=away, num_inference_steps=steps, guidance_scale=guidance,
         generator=list(generators), output_type="latent", **shown,
     ).images  # fmt: skip

@@ -127,7 +127,8 @@ def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
     tensors, header = artifacts.read_tensors(path)
     if header.get("kind") not in list(EXTRACTORS):
         raise PerflowError(f"{path}: not an extractor; one is made with perflow extractor")
-    about = {"weights": header["weights"]} if "weights" in header else {}
+    foreign = header.get("weights")  # not as a file beside the numbers, which they would be taken for
+    about = {"weights": foreign["file"], "weights_sha256": foreign["sha256"]} if foreign else {}
     with artifacts.understood(path, "an extractor"):
         network = pkgutil.resolve_name(EXTRACTORS[header["kind"]])(tensors, header["architecture"])
     return network, {"name": name, "sha256": artifacts.sha256_file(path)} | about

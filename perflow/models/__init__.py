@@ -32,6 +32,7 @@ TASKS = {
         "inpaint": "StableDiffusionInpaintPipeline",
         "controlnet": "StableDiffusionControlNetPipeline",
     },
+    "sdxl": {"text": PIPELINES["sdxl"]},
 }
 """diffusers' pipelines of a family that has settings: a task, or text to image with a ControlNet -> class."""
 

@@ -65,6 +65,8 @@ def _hub(source: Source, into: Path, _: Path) -> None:
     from huggingface_hub import HfApi, hf_hub_download
 
     where = f"{source.hub}@{source.revision}"
+    if source.origin is None:
+        raise PerflowError(f"{source.hub}: no revision is chosen; write the commit that you take")
     try:
         names = HfApi().list_repo_files(source.hub, revision=source.revision)
         if pipeline_folder.INDEX not in names:

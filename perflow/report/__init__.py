@@ -5,6 +5,7 @@
 """
 
 from perflow.report import plane
+from perflow.report.comparable import beside
 from perflow.report.data import Report, load
 from perflow.report.elsewhere import compatibility, compatibility_markdown
 from perflow.report.gain import gain
@@ -33,6 +34,7 @@ __all__ = [
     "Report",
     "ablation",
     "ablation_table",
+    "beside",
     "collect",
     "compatibility",
     "compatibility_markdown",

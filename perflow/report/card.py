@@ -30,7 +30,8 @@ class Measured(NamedTuple):
     """results/metrics/<student>.json."""
     evaluation: dict[str, Any]
     samples: dict[str, Any]
-    pairs: dict[str, Any]
+    pairs: dict[str, Any] | None
+    """None of a student that others taught."""
 
 
 class Use(NamedTuple):
@@ -53,7 +54,8 @@ def measured(header: Header, results: Path) -> Measured:
         if found != row.hash:
             raise PerflowError(f"{results}: {what} of '{name}' were made for another spec; run the workflow again")
     samples = artifacts.read_spec(specs / "samples" / f"{name}.json").row
-    pairs = artifacts.read_spec(specs / "pairs" / f"{header['row']['pairs']}.json").row
+    taught = header["row"]["pairs"]
+    pairs = artifacts.read_spec(specs / "pairs" / f"{taught}.json").row if taught else None
     return Measured(metrics, evaluation.row, samples, pairs)
 
 
@@ -189,13 +191,17 @@ def _facts(header: Header, base: Mapping[str, Any], numbers: Measured | None) ->
         ("guidance to sample with", _guidance(header.get("guidance"))),
         ("timesteps", {0: "T t (published weights)", -1: "T t - 1"}.get(header.get("timestep_offset"))),
     ]
-    if row:
+    if row and row["method"]:
         options = {key: value for key, value in row["method"].items() if key != "name"}
         said = ", ".join(f"{key} {value}" for key, value in options.items())
         facts.append(("method", row["method"]["name"] + (f" ({said})" if said else "")))
         training = row["training"]
         facts.append(("training", f"{count(training['steps'], 'step')} of {training['batch']}, seed {row['seed']}"))
-    if numbers is not None:
+    if row and row.get("source"):
+        source = row["source"]
+        facts.append(("taught by others", f"{source['held']} {Path(source['weights']).name}"
+                      + (f" of {source['hub']}" if source["hub"] else "")))  # fmt: skip
+    if numbers is not None and numbers.pairs is not None:
         pairs = numbers.pairs
         facts.append((
             "pairs", f"{pairs['count']} of {dashed(pairs['solver'])}, {count(pairs['window_steps'], 'step')} a window,"

@@ -185,6 +185,8 @@ def _recipe(specs: Path, model: dict[str, Any]) -> dict[str, Any]:
     if model["kind"] == "base":
         return {}
     row = artifacts.read_spec(specs / "students" / f"{model['name']}.json").row
+    if row["pairs"] is None:  # released weights
+        return {name: row[name] for name in ("path", "prediction", "source")}
     pairs = artifacts.read_spec(specs / "pairs" / f"{row['pairs']}.json").row
     recipe = {name: row[name] for name in ("path", "prediction", "method", "training", "start")}
     recipe["rank"] = row.get("rank")

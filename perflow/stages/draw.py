@@ -21,10 +21,11 @@ _GUIDANCE = 4.5
 
 
 def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | None, guidance: float | None,
-         seed: int, count: int, device: str = "cpu") -> None:  # fmt: skip
+         seed: int, count: int, device: str = "cpu", negative: str | None = None) -> None:  # fmt: skip
     """Write ``count`` images of ``prompt`` side by side to ``out``, a PNG.
 
-    Defaults come from the model: how a student is meant to be sampled. Image i is a function of (seed, i).
+    Defaults come from the model: how a student is meant to be sampled. Image i is a function of (seed, i). Guidance
+    leads away from ``negative``; PerflowError where there is none, of a model whose guidance is in its weights.
     """
     if out.suffix.lower() != ".png":
         raise PerflowError(f"--out {out}: must end in .png")
@@ -33,7 +34,7 @@ def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | N
         raise PerflowError(f"{model}: draws points on the plane, no images; there is perflow sample --spec")
     if not loaded.base.conditional and prompt:
         raise PerflowError(f"--prompt '{prompt}': {loaded.name} draws without a prompt; give --prompt ''")
-    drawer = Drawer.of(loaded, device, [prompt], count, seed)
+    drawer = Drawer.of(loaded, device, [prompt], count, seed, [negative or ""])
     flow, own = loaded.flow, loaded.trial or _own(loaded)
     solver = solver or own["solver"]
     if solver not in (WINDOW, *SCHEDULERS):
@@ -45,6 +46,8 @@ def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | N
         raise PerflowError(f"--guidance {guidance}: {loaded.name} knows no condition of no prompt; only 1 is valid")
     if isinstance(guidance, list) and solver != WINDOW:
         raise PerflowError(f"--guidance: the model's own is one a window, {guidance}; give one number for {solver}")
+    if negative is not None and all(each == 1 for each in (guidance if isinstance(guidance, list) else [guidance])):
+        raise PerflowError(f"--negative: not heard at guidance 1, which is how {loaded.name} is drawn; give --guidance")
     trial = Trial(name="draw", solver=solver, steps=steps, guidance=guidance, nfe=1, scheduler=scheduler)
     images = loaded.base.decode(drawer.draw(trial, drawer.noise(0)))
     with artifacts.atomic(out) as temporary:

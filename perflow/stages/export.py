@@ -32,7 +32,8 @@ def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path)
                  "pipeline": PIPELINES.get(parent["family"])},
         "student": row.student, "student_sha256": about["sha256"], "sha256": artifacts.tensor_hash(change),
         "edges": student.edges if row.windowed else None, "path": student.path, "prediction": student.prediction,
-        "base_prediction": parent["prediction"], "timestep_offset": -1, "guidance": row.trial.guidance,
+        "base_prediction": parent["prediction"], "guidance": row.trial.guidance,
+        "timestep_offset": -1 if student.source is None else student.source.timestep_offset,
         "trial": row.trial.model_dump(exclude={"name"}),
         "row": student.model_dump(mode="json"), "spec": spec.hash, "student_spec": trained.hash,
     }  # fmt: skip

@@ -230,20 +230,30 @@ def student_of_pairs(wildcards):
     return handle(row.student) if row.student else []
 
 
-def start_of_student(wildcards):
-    """Handle of the model a student starts from: its base, or another student."""
+def verb_of_student(wildcards):
+    """What makes a student's weights. How a training runs here is the shell's to know: a change of it reruns nothing."""
+    return "take" if STUDY.students[wildcards.student].source else "train $TRAINING"
+
+
+def inputs_of_student(wildcards):
+    """The model a student starts from, its base or another student, and the pairs it learns from."""
     row = STUDY.students[wildcards.student]
-    return handle(row.start or row.base)
+    pairs = {"pairs": f"results/pairs/{row.pairs}/manifest.json"} if row.pairs else {}
+    return {"start": handle(row.start or row.base)} | pairs
+
+
+def released_of_student(wildcards):
+    """Released weights on this machine, so that an edited file is taken again."""
+    source = STUDY.students[wildcards.student].source
+    if source is None:
+        return []
+    place = perflow_config.rooted(HERE, source.weights)
+    return [str(path) for path in ([place] if place.is_file() else sorted(place.rglob("*.safetensors")))]
 
 
 def base_of_student(wildcards):
     """Handle of the base a student is a delta of."""
     return handle(STUDY.students[wildcards.student].base)
-
-
-def pairs_of_student(wildcards):
-    """Manifest of the pairs a student learns from."""
-    return f"results/pairs/{STUDY.students[wildcards.student].pairs}/manifest.json"
 
 
 def handle_of_model(wildcards):

@@ -1,9 +1,9 @@
 rule train:
-    """Teach {wildcards.student} from its window pairs."""
+    """Teach {wildcards.student} from its window pairs, or take the weights that others taught."""
     input:
+        unpack(inputs_of_student),
         spec="results/specs/students/{student}.json",
-        start=start_of_student,
-        pairs=pairs_of_student,
+        released=released_of_student,
     output:
         weights="results/students/{student}/ema.safetensors",
         curve="results/students/{student}/curve.jsonl",
@@ -16,6 +16,9 @@ rule train:
         gpu=GPU * PROCESSES,
         mem_mb=4000 * PROCESSES,
         runtime=240,
+    params:
+        verb=verb_of_student,
+        inputs=given("start", "pairs"),
     shell:
-        "perflow train $TRAINING --spec {input.spec:q} --start {input.start:q} --pairs {input.pairs:q}"
+        'perflow {params.verb} --spec {input.spec:q} {params.inputs:q} --root "$REPOSITORY"'
         " --out {output.weights:q} --log {log:q}"
