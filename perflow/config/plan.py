@@ -82,7 +82,8 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
             training = study.students[name].training
             if training is None:
                 return start, False
-            return start + training.steps * training.batch * each["training"], False
+            share = sizes.training_passes(study.students[name]) / sizes.TRAINED
+            return start + training.steps * training.batch * each["training"] * share, False
         case "samples":
             return start + sample_evaluations(study, name) * each["samples"], False
         case "transfers":

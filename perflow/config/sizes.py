@@ -60,11 +60,17 @@ SHAPES = {
 """(family, resolution) -> the architecture that a pretrained base of it is taken to have."""
 _LATENT = 4
 """Channels of latents, an eighth as high and wide as images."""
-_TRAINED = 3
+TRAINED = 3
 """Forward passes that a training item costs: one, and a backward one of twice that."""
 
 ASSUMED = {"no": 23.0, "bf16": 346.0}
 """TFLOP a second of one H100 by precision: 35 % of what its data sheet says (67 in fp32, 989 in bf16, dense)."""
+
+
+def training_passes(row: Any) -> int:
+    """Forward passes that an item of a row's training costs: ``TRAINED``, and those of its method without gradients."""
+    method = getattr(row, "method", None)
+    return TRAINED + (configuration(method["name"]).passes - 1 if method else 0)
 
 
 def real(study: Study, base: str | None) -> Shape | None:
@@ -97,9 +103,7 @@ def gpu_hours(study: Study, table: str, name: str, evaluations: int, tflops: flo
         case "students" | "adapters" | "bases":
             training = getattr(row, "network" if table == "bases" else "training", None)
             if training is not None:
-                method = getattr(row, "method", None)
-                more = configuration(method["name"]).passes - 1 if method else 0  # forward passes without gradients
-                work = training.steps * training.batch * (_TRAINED + more) * shape.evaluation
+                work = training.steps * training.batch * training_passes(row) * shape.evaluation
                 precision = training.precision
     return work / (tflops or ASSUMED[precision]) / 3600 if work else None
 

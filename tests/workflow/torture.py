@@ -151,7 +151,7 @@ class Campaign:
     def _delete(self, said: list[str]) -> None:
         """Delete what the lines say is to be deleted."""
         for line in said:
-            named = re.search(r"(\S+): .*; delete (\S+) and run", line)
+            named = re.search(r"(\S*/\S+): .*; delete (\S+) and run", line)
             if not named:
                 continue
             path = Path(named[1] if named[2] == "it" else named[2])
