@@ -38,6 +38,7 @@ rule all:
         "reports/report.html",
         "results/runs.json",
         rules.collect.output,
+        records(),
         expand("data/{split}/manifest.json", split=STUDY.splits),
         expand("results/prompts/{prompts}/manifest.json", prompts=STUDY.prompts),
         expand("results/bases/{base}/{file}", base=STUDY.bases, file=["model.json", "curve.jsonl"]),

@@ -129,6 +129,19 @@ def test_a_damaged_table_that_nothing_is_made_from_is_named_by_the_same_command(
     assert repository.hashes() == reference.hashes()
 
 
+def test_a_record_that_was_lost_is_made_again_with_its_row(reference, repository):
+    """Nothing else is made from a record, and nobody can vouch for a row without one."""
+    for lost in ("data/digits-extractor/cost.json", "results/metrics/v.cost.json"):
+        (repository.home / lost).unlink()
+    planned = repository.planned()
+    assert planned["fetch"] == ["digits-extractor"]
+    assert "v" in planned["evaluate"]
+    said = repository.run().stdout
+    assert "rule train" not in said
+    assert repository.hashes() == reference.hashes()
+    assert repository.planned() == {}
+
+
 def test_a_short_campaign_of_what_is_not_tried_above(reference, tmp_path):
     """``make torture`` is the long one: a full disk and a read-only folder need a file system of their own."""
     done = subprocess.run(

@@ -95,6 +95,15 @@ wildcard_constraints:
     transfer="[^/]+",
 
 
+def records():
+    """The record of every row: without it nobody can say that the row is as it was made."""
+    return [
+        str(perflow_config.places.record(table, name))
+        for table in perflow_config.TABLES
+        for name in getattr(STUDY, table)
+    ]
+
+
 def manifest_of(dataset, split):
     """Manifest of a split."""
     return f"data/{perflow_config.split_row(dataset, split)}/manifest.json"
