@@ -25,7 +25,7 @@ from perflow.core.grid import each_window, lay, stretches
 from perflow.datasets import DATASETS, POINTS
 from perflow.errors import PerflowError
 from perflow.methods import METHODS, configuration
-from perflow.metrics import CLASSIFIER, COORDINATES, EXTRACTORS, METRICS, NEEDS
+from perflow.metrics import CLASSIFIER, CLASSIFYING, COORDINATES, EXTRACTORS, METRICS, NEEDS
 from perflow.models import SCHEDULERS
 
 TEACHER, TEACHER_TWO = "teacher", "teacher-2"
@@ -75,6 +75,11 @@ def _resolve(params: rows.Params, text: str) -> Study:
             raise PerflowError(
                 f"evaluation.metrics: {metric} needs an extractor of kind {CLASSIFIER};"
                 f" '{params.evaluation.extractor}' ({kind}) reads no attributes"
+            )
+        if "classes" in NEEDS.get(metric, ()) and kind not in CLASSIFYING:
+            raise PerflowError(
+                f"evaluation.metrics: {metric} needs an extractor that tells classes ({', '.join(CLASSIFYING)});"
+                f" '{params.evaluation.extractor}' ({kind}) tells none"
             )
         if "paths" in NEEDS.get(metric, ()) and not all(isinstance(base, rows.Flow) for base in params.bases.values()):
             raise PerflowError(f"evaluation.metrics: {metric} is of points; a base of images has no paths on the plane")

@@ -19,6 +19,7 @@ METRICS = {
     "coverage": "perflow.metrics.diversity:coverage",
     "diversity": "perflow.metrics.diversity:diversity",
     "vendi": "perflow.metrics.diversity:vendi",
+    "inception_score": "perflow.metrics.classes:inception_score",
     "prompt_accuracy": "perflow.metrics.alignment:prompt_accuracy",
     "teacher_mse": "perflow.metrics.flow:teacher_mse",
     "energy_real": "perflow.metrics.transport:energy_real",
@@ -38,6 +39,7 @@ _PATHS = ("paths",)
 NEEDS = {
     "diversity": ("prompts",),
     "vendi": ("prompts",),
+    "inception_score": ("classes",),
     "prompt_accuracy": ("prompts", "attributes"),
     "teacher_mse": ("latents",),
     "transport_square": _PATHS,
@@ -51,8 +53,8 @@ NEEDS = {
     "straightness": _PATHS,
     "evaluations": _PATHS,
 }
-"""What a metric needs beside features: each image's prompt, an extractor that reads its attributes, latents, or the
-paths of points on the plane."""
+"""What a metric needs beside features: each image's prompt, an extractor that reads its attributes or that tells
+classes, latents, or the paths of points on the plane."""
 
 COORDINATES = "coordinates"
 """The kind that is no network: a point's features are its coordinates."""
@@ -67,6 +69,10 @@ EXTRACTORS = {
     "inception": "perflow.metrics.scripted:restore_inception",
     "torchscript": "perflow.metrics.scripted:restore",
 }
+
+CLASSIFYING = (CLASSIFIER, "inception", "torchscript")
+"""Kinds that may say how likely each class is, of features: an object with ``classify`` (features [N, D] -> probabilities
+[N, C] by attribute)."""
 
 READERS = {
     "inception": "perflow.metrics.scripted:tensors",

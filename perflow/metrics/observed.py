@@ -107,6 +107,10 @@ class Remembered:
         """As the network's."""
         return self.network.values
 
+    def classify(self, features: np.ndarray) -> Mapping[str, np.ndarray]:
+        """As the network's."""
+        return self.network.classify(features)
+
     def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """As the network's."""
         pixels = artifacts.sha256_bytes(f"{images.dtype}{images.shape}".encode() + images.tobytes())

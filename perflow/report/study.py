@@ -25,6 +25,7 @@ METRICS = {
     "coverage": "coverage ({})",
     "diversity": "diversity ({}, teacher = 1)",
     "vendi": "Vendi score within a prompt ({}, teacher = 1)",
+    "inception_score": "IS-{} (no splits)",
     "prompt_accuracy": "prompt accuracy ({})",
     "teacher_mse": "relative latent MSE to teacher, same noise",
     "energy_real": "energy distance to data",

@@ -45,6 +45,7 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
     if "weights" in about:  # one that others trained is large: every model would look at the teacher's images again
         network = Remembered(network, about["sha256"], out.parent.with_name(places.FEATURES.name))
     wanted = labels_wanted(drawn, network.values)
+    classes = getattr(network, "classify", None)
     groups = intervals.deal(drawn.units, row.groups)
     real, accuracy = observe_real(dataset, row.split, network)
     teachers = {
@@ -56,7 +57,7 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
     for name, entry in drawn.trials.items():
         streams = teachers[entry.get("teacher")]
         same, other = (streams[stream] for stream in sorted(streams, key=lambda s: s != entry["stream"]))
-        trial = Trial(drawn.observe(name, network, groups), same, other, real, wanted)
+        trial = Trial(drawn.observe(name, network, groups), same, other, real, wanted, classes)
         trials[name] = {key: entry[key] for key in ("solver", "steps", "nfe", "guidance")}
         trials[name] |= {"searched": entry["searched"]} if "searched" in entry else {}
         trials[name]["metrics"] = measured(trial, row.metrics, row.confidence)

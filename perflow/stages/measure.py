@@ -57,7 +57,8 @@ def measure(
 
     network, about = load_extractor(row.extractor, extractor)
     wanted = labels_wanted(shown, network.values) if same_prompts else {}
-    there = {"prompts": same_prompts, "attributes": bool(network.values), "latents": False, "paths": False}
+    there = {"prompts": same_prompts, "attributes": bool(network.values), "classes": True, "latents": False,
+             "paths": False}  # fmt: skip
     left_out = {
         metric: f"needs {_WORDS[absent[0]]}"
         for metric in row.metrics
@@ -69,7 +70,8 @@ def measure(
     reference = store.split_files(dataset, row.split)[0]
     real, accuracy = observe_real(dataset, row.split, network)
     metrics = [metric for metric in row.metrics if metric not in left_out]
-    found = measured(Trial(samples, other, other, real, wanted), metrics, row.confidence)
+    trial = Trial(samples, other, other, real, wanted, getattr(network, "classify", None))
+    found = measured(trial, metrics, row.confidence)
     left_out |= {metric: "undefined for these images" for metric in metrics if metric not in found}
     entry = shown.trials[INDEPENDENT]["images"]
     return {
