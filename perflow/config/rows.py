@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from perflow.core import BEST, DIFFUSIONS, DISTRIBUTIONS, INTERPOLATIONS, SPACINGS
+from perflow.metrics import CLIP, LPIPS
 from perflow.models import FLOWS
 
 Edges = list[float]
@@ -464,7 +465,7 @@ class Extractor(Row):
     """Of a classifier, as is ``training``."""
     training: Optim | None = None
     weights: str | None = None
-    """Of any other kind: a safetensors file; a relative path starts at the repository."""
+    """Of any other kind: the file of its weights, or, of a CLIP, the folder; a relative path starts at the repository."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
@@ -782,7 +783,13 @@ class Samples(Row):
 class EvaluationRecipe(Row):
     """Which numbers are computed from the samples."""
 
+    optional = (CLIP, LPIPS)
+
     extractor: Name
+    clip: Name | None = None
+    """An entry of ``extractors`` of this kind, for ``clip_score``."""
+    lpips: Name | None = None
+    """An entry of ``extractors`` of this kind, for ``lpips_diversity``."""
     metrics: Annotated[list[str], Field(min_length=1)]
     split: Literal["reference"] = "reference"
     groups: Annotated[int, Field(ge=4, le=_MOST)] = 20

@@ -21,7 +21,7 @@ from torch.nn import functional
 from perflow.core.chunks import chunked
 from perflow.errors import PerflowError
 
-_PROGRAM = "program"
+PROGRAM = "program"
 _CHUNK = 32
 
 
@@ -35,10 +35,7 @@ class Scripted:
         self.values: dict[str, list[str]] = {}
         """It reads no attribute of the study's data."""
         self._data, self._ask, self._tell = data, ask, tell
-        try:
-            self._program = torch.jit.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu").eval()
-        except (RuntimeError, ValueError) as error:
-            raise PerflowError(f"not a TorchScript program ({str(error).splitlines()[0]})") from None
+        self._program = program(data)
 
     @torch.no_grad()
     def classify(self, features: np.ndarray) -> dict[str, np.ndarray]:
@@ -64,16 +61,24 @@ class Scripted:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The program's bytes, as a tensor."""
-        return {_PROGRAM: self._data}
+        return {PROGRAM: self._data}
 
     def architecture(self) -> dict[str, Any]:
         """What ``restore`` needs beside the tensors: nothing."""
         return {}
 
 
+def program(data: Tensor) -> Any:
+    """A program of its bytes, uint8; PerflowError if they are none."""
+    try:
+        return torch.jit.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise PerflowError(f"not a TorchScript program ({str(error).splitlines()[0]})") from None
+
+
 def tensors(path: Path) -> dict[str, Tensor]:
     """A program's file as ``Scripted.state_dict``."""
-    return {_PROGRAM: torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)}
+    return {PROGRAM: torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)}
 
 
 def restore(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> Scripted:
@@ -82,12 +87,12 @@ def restore(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> S
     def ask(program: Any, part: Tensor) -> Tensor:
         return program(part.permute(0, 3, 1, 2).contiguous()).float()
 
-    return Scripted(tensors[_PROGRAM], ask, _own_logits)
+    return Scripted(tensors[PROGRAM], ask, _own_logits)
 
 
 def restore_inception(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> Scripted:
     """clean-fid's Inception, ready to observe 2048 features; PerflowError if the program has no ``layers``."""
-    found = Scripted(tensors[_PROGRAM], _inception, _inception_logits)
+    found = Scripted(tensors[PROGRAM], _inception, _inception_logits)
     if not hasattr(found._program, "layers"):
         raise PerflowError("not clean-fid's Inception: the program has no 'layers'")
     return found

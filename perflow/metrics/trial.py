@@ -46,3 +46,7 @@ class Trial:
     """Labels [N] the prompts ask for, by attribute; -1 where a prompt leaves it open."""
     classify: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
     """Features [N, D] to how likely each class is, [N, C] by attribute, of an extractor that tells classes."""
+    agreement: np.ndarray | None = None
+    """Cosine [N] between CLIP's features of each sample and of its prompt."""
+    apart: np.ndarray | None = None
+    """LPIPS distance [P, n (n - 1) / 2] between the n samples of each prompt, two by two."""

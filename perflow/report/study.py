@@ -27,6 +27,8 @@ METRICS = {
     "vendi": "Vendi score within a prompt ({}, teacher = 1)",
     "inception_score": "IS-{} (no splits)",
     "prompt_accuracy": "prompt accuracy ({})",
+    "clip_score": "CLIP score",
+    "lpips_diversity": "LPIPS within a prompt",
     "teacher_mse": "relative latent MSE to teacher, same noise",
     "energy_real": "energy distance to data",
     "transport_square": "transport cost E|x1-x0|²",
