@@ -121,7 +121,9 @@ def _check_beside(params: rows.Params) -> None:
             known(f"extractor of kind {kind}", place, name, there)
         if asking and name is None:
             entries = f"; there are {', '.join(there)}" if there else ""
-            raise PerflowError(f"{place}: missing; {asking[0]} needs it, an entry of extractors of kind {kind}{entries}")
+            raise PerflowError(
+                f"{place}: missing; {asking[0]} needs it, an entry of extractors of kind {kind}{entries}"
+            )
         if name is not None and not asking:
             metric = next(metric for metric, needs in NEEDS.items() if kind in needs)
             raise PerflowError(f"{place}: '{name}' is for {metric}, which evaluation.metrics does not name")

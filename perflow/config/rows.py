@@ -465,7 +465,7 @@ class Extractor(Row):
     """Of a classifier, as is ``training``."""
     training: Optim | None = None
     weights: str | None = None
-    """Of any other kind: the file of its weights, or, of a CLIP, the folder; a relative path starts at the repository."""
+    """Of any other kind: the file of its weights, of a CLIP the folder; a relative path starts at the repository."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")

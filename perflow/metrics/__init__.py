@@ -5,7 +5,8 @@
 ``perflow.metrics.intervals.Estimate``, so another metric is one function and one line here.
 ``EXTRACTORS`` maps the kind of a feature network to the function that makes one from its tensors and its
 ``architecture()``: an object with ``values`` (attribute -> values it tells apart) and ``observe`` (images ->
-features and labels), but for ``LPIPS``, which has ``distances`` in place of ``observe``. Importing this package imports no torch.
+features and labels), but for ``LPIPS``, which has ``distances`` in place of ``observe``. Importing this package imports
+no torch.
 """
 
 METRICS = {
@@ -80,8 +81,8 @@ EXTRACTORS = {
 }
 
 CLASSIFYING = (CLASSIFIER, "inception", "torchscript")
-"""Kinds that may say how likely each class is, of features: an object with ``classify`` (features [N, D] -> probabilities
-[N, C] by attribute)."""
+"""Kinds that may say how likely each class is: an object with ``classify`` (features [N, D] -> probabilities [N, C] by
+attribute)."""
 
 READERS = {
     "inception": "perflow.metrics.scripted:tensors",
@@ -92,4 +93,4 @@ READERS = {
 """Kinds whose weights are more, or other, than a safetensors file, and the function that makes tensors of them."""
 
 FOLDERS = {CLIP: ("model.safetensors", "perflow.metrics.clip:pinned")}
-"""Kinds whose weights are a folder: the file in it that stands for it, and the function that hashes all that is read."""
+"""Kinds whose weights are a folder: the file that stands for it, and the function that hashes all that is read."""

@@ -30,7 +30,7 @@ class Judges:
 
     @classmethod
     def load(cls, named: Mapping[str, tuple[str | None, Path | None]], features: Path | None = None) -> Judges:
-        """Kinds to the name in the row and the file; PerflowError if one is missing, unasked for, or of another kind."""
+        """Kind -> name in the row and file; PerflowError if one is missing, unasked for, or of another kind."""
         networks, about = {}, {}
         for kind, (name, path) in named.items():
             if (name is None) != (path is None):

@@ -39,7 +39,7 @@ class Scripted:
 
     @torch.no_grad()
     def classify(self, features: np.ndarray) -> dict[str, np.ndarray]:
-        """Features [N, D] as ``observe`` gives them to probabilities, float64 [N, C], of the program's one set of classes.
+        """Features [N, D] as ``observe`` gives them to probabilities, float64 [N, C], of the program's classes.
 
         PerflowError if the program tells none.
         """

@@ -60,7 +60,9 @@ def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path) -> None:
         network = pkgutil.resolve_name(EXTRACTORS[row.kind])(tensors, {})
     except PerflowError as error:
         raise PerflowError(f"{weights}: {error}") from None
-    header = _header(spec, row, network) | {"weights": {"file": (weights.parent if hashed else weights).name, "sha256": found}}
+    header = _header(spec, row, network) | {
+        "weights": {"file": (weights.parent if hashed else weights).name, "sha256": found}
+    }
     artifacts.write_jsonl(out.with_name("curve.jsonl"), [])
     artifacts.write_tensors(out, network.state_dict(), header)
 

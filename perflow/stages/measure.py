@@ -83,7 +83,8 @@ def measure(
         "teacher": _described(teacher.parent / entry["file"], entry["sha256"], other),
         "real": _described(reference, artifacts.sha256_file(reference), real),
         "extractor": about | accuracy, "confidence": row.confidence, "groups": count,
-        **({"networks": judges.about} if judged else {}), "groups_of": "prompts" if same_prompts else "images", "metrics": found, "left_out": left_out,
+        **({"networks": judges.about} if judged else {}),
+        "groups_of": "prompts" if same_prompts else "images", "metrics": found, "left_out": left_out,
     }  # fmt: skip
 
 

@@ -24,7 +24,9 @@ TEXTS = ["a red seven", "a blue two on a green field", "", "seven " * 30]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return tiny_clip(tmp_path_factory.mktemp("clip") / "model", "a red blue green seven two on field".split())
+    return tiny_clip(
+        tmp_path_factory.mktemp("clip") / "model", ["a", "red", "blue", "green", "seven", "two", "on", "field"]
+    )
 
 
 @pytest.fixture
@@ -123,7 +125,9 @@ def test_what_is_no_clip_is_refused_in_one_line(folder):
     refused("not a CLIPModel .*text_projection.weight")
     save_file(tensors, weights)
     kept = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("config", "tokenizer_config")}
-    refused("tokenizer_class 'T5Tokenizer'", tokenizer_config=kept["tokenizer_config"] | {"tokenizer_class": "T5Tokenizer"})
+    refused(
+        "tokenizer_class 'T5Tokenizer'", tokenizer_config=kept["tokenizer_config"] | {"tokenizer_class": "T5Tokenizer"}
+    )
     refused("model_type 'siglip'", config=kept["config"] | {"model_type": "siglip"})
     refused("no JSON object", config=[])
     (folder / "preprocessor_config.json").unlink()

@@ -129,14 +129,14 @@ def test_ones_own_images_get_the_same_numbers(home, found):
 
 
 def test_a_file_that_is_missing_or_of_another_kind_is_refused(home):
+    spec, without = (Spec("evaluations", "student", 0, ROW | more, "hash") for more in ({}, {"clip": None}))
+    paths = home.samples("student"), home.samples("base"), home.dataset, home.extractor, home.root / "no.json"
     with pytest.raises(PerflowError, match="--clip: goes with a row that names .* and .* was given"):
-        spec = Spec("evaluations", "student", 0, ROW | {"clip": None}, "hash")
-        paths = home.samples("student"), home.samples("base"), home.dataset, home.extractor, home.root / "no.json"
-        list(evaluate(spec, *paths, clip=home.clip, lpips=home.lpips))
+        list(evaluate(without, *paths, clip=home.clip, lpips=home.lpips))
     with pytest.raises(PerflowError, match="--lpips: .* none was given"):
-        list(evaluate(Spec("evaluations", "student", 0, ROW, "hash"), *paths, clip=home.clip))
+        list(evaluate(spec, *paths, clip=home.clip))
     with pytest.raises(PerflowError, match="not a network of kind clip"):
-        list(evaluate(Spec("evaluations", "student", 0, ROW, "hash"), *paths, clip=home.lpips, lpips=home.lpips))
+        list(evaluate(spec, *paths, clip=home.lpips, lpips=home.lpips))
     assert not (home.root / "no.json").exists()
 
 
