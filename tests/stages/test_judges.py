@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from perflow import artifacts, record
@@ -15,6 +16,7 @@ from perflow.artifacts import Spec
 from perflow.config.rows import Evaluation
 from perflow.errors import PerflowError
 from perflow.metrics import clip
+from perflow.metrics.features import restore
 from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
 from perflow.stages.measure import measure
@@ -95,9 +97,16 @@ def test_lpips_within_a_prompt_is_the_programs_mean_over_pairs(home, found):
     assert found["trials"]["window-4"]["metrics"]["lpips_diversity"]["value"] == pytest.approx(wanted)
 
 
-def test_the_score_of_classes_is_between_one_and_their_number(found):
-    value = found["trials"]["window-4"]["metrics"]["inception_score"]["value"]
-    assert 1 < value < 10 * 8 * 8
+def test_the_score_of_classes_is_that_of_the_extractors_heads_on_the_images(home, found):
+    tensors, header = artifacts.read_tensors(home.extractor)
+    pixels = torch.from_numpy(home.pixels("student", "window-4")).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        _, logits = restore(tensors, header["architecture"])(pixels)
+    heads = [part.double().softmax(1).numpy() for part in logits.values()]
+    joint = np.stack([np.multiply.outer(np.outer(a, b), c).ravel() for a, b, c in zip(*heads, strict=True)])
+    wanted = np.exp(np.mean([entropy(row, joint.mean(0)) for row in joint]))
+    assert wanted > 1.5
+    assert found["trials"]["window-4"]["metrics"]["inception_score"]["value"] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_the_result_says_which_networks_judged_and_names_no_file_beside_it(home, found):
