@@ -39,8 +39,11 @@ def measure(images: Path, against: Path, same_prompts: bool, out: Path | None) -
     running.prepare("cpu", 1)
     row = Evaluation.model_validate(artifacts.read_spec(spec).row)
     dataset = results.parent / "data" / f"{row.dataset}-{row.split}" / "manifest.json"
-    extractor = results / "extractors" / row.extractor / "extractor.safetensors"
-    found = stage.measure(images, row, against, dataset, extractor, same_prompts)
+    extractor, clip, lpips = (
+        name and results / "extractors" / name / "extractor.safetensors"
+        for name in (row.extractor, row.clip, row.lpips)
+    )
+    found = stage.measure(images, row, against, dataset, extractor, same_prompts, clip, lpips)
     click.echo(_table(found))
     if out is not None:
         artifacts.write_json(out, found)

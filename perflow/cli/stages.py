@@ -126,6 +126,7 @@ STAGES = {
         {"samples": "Manifest of the model's samples.",
          "teacher": "Manifest of the base's samples, which hold the teacher's.",
          "dataset": _DATASET, "extractor": "The feature network."},
+        optional={"clip": "The CLIP of the CLIP score.", "lpips": "The LPIPS of the diversity within a prompt."},
         cost=lambda out: out.with_suffix(".cost.json"),
     ),
 }  # fmt: skip

@@ -5,7 +5,7 @@ from perflow.config.places import home
 from perflow.config.plan import plan
 from perflow.config.resolve import load
 from perflow.config.specs import specs, summary, write_specs
-from perflow.config.splits import files, missing, rooted, split_row
+from perflow.config.splits import files, missing, rooted, split_row, weights
 from perflow.config.study import TABLES, Study
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "specs",
     "split_row",
     "summary",
+    "weights",
     "write_specs",
 ]

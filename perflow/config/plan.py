@@ -14,6 +14,7 @@ from perflow.core import BEST, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import dashed, each_window
 from perflow.datasets import POINTS
 from perflow.errors import PerflowError
+from perflow.metrics import CLIP, LPIPS
 from perflow.models import OPTIONS
 
 _RATES = {"pairs": 1.0e-3, "training": 1.6e-3, "samples": 6.0e-4, "start": 9.0, "evaluations": 8.0, "base": 2.6e-3}
@@ -148,7 +149,9 @@ def _edges(study: Study, table: str, name: str) -> str:
             return f"model {name}, prompts {study.samples[name].prompts}"
         case "evaluations":
             drawn = "transfer" if name in study.transfers else "samples"
-            return f"{drawn} {name}, extractor {study.evaluations[name].extractor}"
+            row = study.evaluations[name]
+            beside = "".join(f", {kind} {getattr(row, kind)}" for kind in (CLIP, LPIPS) if getattr(row, kind))
+            return f"{drawn} {name}, extractor {row.extractor}{beside}"
     return "-"
 
 

@@ -25,7 +25,7 @@ from perflow.core.grid import each_window, lay, stretches
 from perflow.datasets import DATASETS, POINTS
 from perflow.errors import PerflowError
 from perflow.methods import METHODS, configuration
-from perflow.metrics import CLASSIFIER, COORDINATES, EXTRACTORS, METRICS, NEEDS
+from perflow.metrics import CLASSIFIER, CLASSIFYING, CLIP, COORDINATES, EXTRACTORS, LPIPS, METRICS, NEEDS
 from perflow.models import SCHEDULERS
 
 TEACHER, TEACHER_TWO = "teacher", "teacher-2"
@@ -67,7 +67,9 @@ def _resolve(params: rows.Params, text: str) -> Study:
         windowed = recipe.teacher or any(isinstance(base, rows.Flow) for base in params.bases.values())
         for solver in each_window(recipe.solver, 1):
             known("solver", f"pairs.{name}.solver", solver, (*SOLVER_CALLS, *([WINDOW] if windowed else [])))
-    known("extractor", "evaluation.extractor", params.evaluation.extractor, params.extractors)
+    with_features = [name for name, row in params.extractors.items() if row.kind != LPIPS]
+    known("extractor", "evaluation.extractor", params.evaluation.extractor, with_features)
+    _check_beside(params)
     for metric in params.evaluation.metrics:
         known("metric", "evaluation.metrics", metric, METRICS)
         kind = params.extractors[params.evaluation.extractor].kind
@@ -75,6 +77,11 @@ def _resolve(params: rows.Params, text: str) -> Study:
             raise PerflowError(
                 f"evaluation.metrics: {metric} needs an extractor of kind {CLASSIFIER};"
                 f" '{params.evaluation.extractor}' ({kind}) reads no attributes"
+            )
+        if "classes" in NEEDS.get(metric, ()) and kind not in CLASSIFYING:
+            raise PerflowError(
+                f"evaluation.metrics: {metric} needs an extractor that tells classes ({', '.join(CLASSIFYING)});"
+                f" '{params.evaluation.extractor}' ({kind}) tells none"
             )
         if "paths" in NEEDS.get(metric, ()) and not all(isinstance(base, rows.Flow) for base in params.bases.values()):
             raise PerflowError(f"evaluation.metrics: {metric} is of points; a base of images has no paths on the plane")
@@ -102,6 +109,26 @@ def _resolve(params: rows.Params, text: str) -> Study:
     add_latents(study)
     add_transfers(study)
     return study
+
+
+def _check_beside(params: rows.Params) -> None:
+    """Refuse networks beside the extractor that are of another kind, missing, or there for nothing."""
+    for kind in (CLIP, LPIPS):
+        name, place = getattr(params.evaluation, kind), f"evaluation.{kind}"
+        asking = [metric for metric in params.evaluation.metrics if kind in NEEDS.get(metric, ())]
+        there = [entry for entry, row in params.extractors.items() if row.kind == kind]
+        if name is not None:
+            known(f"extractor of kind {kind}", place, name, there)
+        if asking and name is None:
+            entries = f"; there are {', '.join(there)}" if there else ""
+            raise PerflowError(
+                f"{place}: missing; {asking[0]} needs it, an entry of extractors of kind {kind}{entries}"
+            )
+        if name is not None and not asking:
+            metric = next(metric for metric, needs in NEEDS.items() if kind in needs)
+            raise PerflowError(f"{place}: '{name}' is for {metric}, which evaluation.metrics does not name")
+        if asking and any(isinstance(base, rows.Flow) for base in params.bases.values()):
+            raise PerflowError(f"evaluation.metrics: {asking[0]} is of images; a base of points has none")
 
 
 def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:

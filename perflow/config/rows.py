@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from perflow.core import BEST, DIFFUSIONS, DISTRIBUTIONS, INTERPOLATIONS, SPACINGS
+from perflow.metrics import CLIP, LPIPS
 from perflow.models import FLOWS
 
 Edges = list[float]
@@ -480,7 +481,7 @@ class Extractor(Row):
     """Of a classifier, as is ``training``."""
     training: Optim | None = None
     weights: str | None = None
-    """Of any other kind: a safetensors file; a relative path starts at the repository."""
+    """Of any other kind: the file of its weights, of a CLIP the folder; a relative path starts at the repository."""
     sha256: Annotated[str, Field(pattern=f"^([0-9a-f]{{64}}|{UNPINNED})$")] | None = None
     """Of that file; ``unpinned`` until somebody chooses one."""
 
@@ -861,7 +862,13 @@ class Samples(Row):
 class EvaluationRecipe(Row):
     """Which numbers are computed from the samples."""
 
+    optional = (CLIP, LPIPS)
+
     extractor: Name
+    clip: Name | None = None
+    """An entry of ``extractors`` of this kind, for ``clip_score``."""
+    lpips: Name | None = None
+    """An entry of ``extractors`` of this kind, for ``lpips_diversity``."""
     metrics: Annotated[list[str], Field(min_length=1)]
     split: Literal["reference"] = "reference"
     groups: Annotated[int, Field(ge=4, le=_MOST)] = 20

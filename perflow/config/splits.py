@@ -11,6 +11,7 @@ from perflow.config import rows
 from perflow.config.study import Study
 from perflow.datasets import METADATA
 from perflow.errors import PerflowError
+from perflow.metrics import FOLDERS
 
 OWN_LIST = "own"
 """The row of ``prompts`` that is a list of the user's."""
@@ -136,6 +137,12 @@ def located(source: str, settings: dict[str, Any], root: Path) -> dict[str, Any]
 def rooted(root: Path, name: str) -> Path:
     """A path as it stands in params.yaml: a relative one starts at ``root``, the repository."""
     return root / os.path.expanduser(name)
+
+
+def weights(row: rows.Extractor, root: Path) -> Path:
+    """The file of an extractor's weights; of a folder the one that stands for it."""
+    place = rooted(root, row.weights)
+    return place / FOLDERS[row.kind][0] if row.kind in FOLDERS else place
 
 
 def expanded(root: Path, names: list[str]) -> list[Path]:

@@ -114,6 +114,7 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
         case "samples":
             return "perflow.stages.sample", FAMILIES[row.family]
         case "evaluations":
-            kind = study.extractors[row.extractor].kind
-            return "perflow.stages.evaluate", EXTRACTORS[kind], *(METRICS[metric] for metric in row.metrics)
+            networks = [name for name in (row.extractor, row.clip, row.lpips) if name is not None]
+            kinds = [EXTRACTORS[study.extractors[name].kind] for name in networks]
+            return "perflow.stages.evaluate", *kinds, *(METRICS[metric] for metric in row.metrics)
     raise KeyError(table)

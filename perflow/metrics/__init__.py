@@ -5,7 +5,8 @@
 ``perflow.metrics.intervals.Estimate``, so another metric is one function and one line here.
 ``EXTRACTORS`` maps the kind of a feature network to the function that makes one from its tensors and its
 ``architecture()``: an object with ``values`` (attribute -> values it tells apart) and ``observe`` (images ->
-features and labels). Importing this package imports no torch.
+features and labels), but for ``LPIPS``, which has ``distances`` in place of ``observe``. Importing this package imports
+no torch.
 """
 
 METRICS = {
@@ -19,7 +20,10 @@ METRICS = {
     "coverage": "perflow.metrics.diversity:coverage",
     "diversity": "perflow.metrics.diversity:diversity",
     "vendi": "perflow.metrics.diversity:vendi",
+    "inception_score": "perflow.metrics.classes:inception_score",
     "prompt_accuracy": "perflow.metrics.alignment:prompt_accuracy",
+    "clip_score": "perflow.metrics.alignment:clip_score",
+    "lpips_diversity": "perflow.metrics.diversity:lpips_diversity",
     "teacher_mse": "perflow.metrics.flow:teacher_mse",
     "energy_real": "perflow.metrics.transport:energy_real",
     "transport_square": "perflow.metrics.transport:transport_square",
@@ -34,11 +38,17 @@ METRICS = {
     "evaluations": "perflow.metrics.transport:evaluations",
 }
 
+CLIP, LPIPS = "clip", "lpips"
+"""Kinds of network that one metric has beside the extractor, and the keys of ``evaluation`` that name theirs."""
+
 _PATHS = ("paths",)
 NEEDS = {
     "diversity": ("prompts",),
     "vendi": ("prompts",),
+    "inception_score": ("classes",),
     "prompt_accuracy": ("prompts", "attributes"),
+    "clip_score": ("prompts", CLIP),
+    "lpips_diversity": ("prompts", LPIPS),
     "teacher_mse": ("latents",),
     "transport_square": _PATHS,
     "transport_norm": _PATHS,
@@ -51,8 +61,8 @@ NEEDS = {
     "straightness": _PATHS,
     "evaluations": _PATHS,
 }
-"""What a metric needs beside features: each image's prompt, an extractor that reads its attributes, latents, or the
-paths of points on the plane."""
+"""What a metric needs beside features: each image's prompt, an extractor that reads its attributes or that tells
+classes, a network of its own beside the extractor, latents, or the paths of points on the plane."""
 
 COORDINATES = "coordinates"
 """The kind that is no network: a point's features are its coordinates."""
@@ -66,10 +76,21 @@ EXTRACTORS = {
     COORDINATES: "perflow.metrics.transport:coordinates",
     "inception": "perflow.metrics.scripted:restore_inception",
     "torchscript": "perflow.metrics.scripted:restore",
+    CLIP: "perflow.metrics.clip:restore",
+    LPIPS: "perflow.metrics.perceptual:restore",
 }
+
+CLASSIFYING = (CLASSIFIER, "inception", "torchscript")
+"""Kinds that may say how likely each class is: an object with ``classify`` (features [N, D] -> probabilities [N, C] by
+attribute)."""
 
 READERS = {
     "inception": "perflow.metrics.scripted:tensors",
     "torchscript": "perflow.metrics.scripted:tensors",
+    CLIP: "perflow.metrics.clip:tensors",
+    LPIPS: "perflow.metrics.scripted:tensors",
 }
-"""Kinds whose weights are no safetensors file, and the function that makes tensors of the file."""
+"""Kinds whose weights are more, or other, than a safetensors file, and the function that makes tensors of them."""
+
+FOLDERS = {CLIP: ("model.safetensors", "perflow.metrics.clip:pinned")}
+"""Kinds whose weights are a folder: the file that stands for it, and the function that hashes all that is read."""

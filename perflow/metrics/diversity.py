@@ -1,6 +1,6 @@
 """How much of the teacher's variety a trial has.
 
-Precision and recall, density and coverage over all samples; spread and Vendi score within a prompt.
+Precision and recall, density and coverage over all samples; spread, Vendi score and LPIPS within a prompt.
 """
 
 from __future__ import annotations
@@ -92,6 +92,16 @@ def vendi(trial: Trial) -> Estimate:
         if count > 1:
             scores[:, prompt] = [vendi_score(side[:count]) for side in sides]
     return ratio(*scores, groups)
+
+
+def lpips_diversity(trial: Trial) -> Estimate:
+    """Mean over prompts of the mean LPIPS distance between two samples of the prompt (Zhang et al., arXiv 1801.03924).
+
+    In the network's own units, not over the teacher's, and of all samples: wrong ones raise it.
+    """
+    groups = np.zeros(len(trial.apart), dtype=int)
+    groups[trial.samples.prompts] = trial.samples.groups
+    return ratio(trial.apart.mean(1), np.ones(len(groups)), groups)
 
 
 def vendi_score(features: np.ndarray) -> float:

@@ -60,6 +60,17 @@ class Extractor(nn.Module):
         raw, predicted = self._raw(images)
         return ((raw - self.mean) / self.deviation).numpy(), predicted
 
+    @torch.no_grad()
+    def classify(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Features [N, 64] as ``observe`` gives them to probabilities, float64 [N, values], by attribute."""
+        raw = torch.from_numpy(features) * self.deviation + self.mean
+        hidden = functional.silu(raw)
+        logits = {
+            name: functional.linear(hidden, head.weight.double(), head.bias.double())
+            for name, head in self.heads.items()
+        }
+        return {name: part.softmax(1).numpy() for name, part in logits.items()}
+
     def standardise(self, images: np.ndarray) -> None:
         """Set the mean and deviation that ``observe`` uses to those of ``images``, in fp64."""
         raw, _ = self._raw(images)

@@ -68,6 +68,16 @@ class Drawn:
         """Index [N] of each item's prompt."""
         return np.arange(len(self.content["prompts"])).repeat(self.content["per_prompt"])
 
+    @property
+    def texts(self) -> list[str]:
+        """What each prompt says."""
+        return [prompt["text"] for prompt in self.content["prompts"]]
+
+    def pixels(self, trial: str) -> np.ndarray:
+        """A trial's images, uint8 [N, H, W, 3]."""
+        archive = artifacts.read_archive(artifacts.beside(self.path, self.trials[trial].get("images")))
+        return np.stack([store.decode(data) for data in archive.values()])
+
     def observe(self, trial: str, network: Network, groups: np.ndarray) -> Images:
         """A trial's N samples as the extractor sees them, with their latents, and points with their paths;
         ``groups`` [N]."""
@@ -107,6 +117,10 @@ class Remembered:
         """As the network's."""
         return self.network.values
 
+    def classify(self, features: np.ndarray) -> Mapping[str, np.ndarray]:
+        """As the network's."""
+        return self.network.classify(features)
+
     def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """As the network's."""
         pixels = artifacts.sha256_bytes(f"{images.dtype}{images.shape}".encode() + images.tobytes())
@@ -127,9 +141,9 @@ def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
     tensors, header = artifacts.read_tensors(path)
     if header.get("kind") not in list(EXTRACTORS):
         raise PerflowError(f"{path}: not an extractor; one is made with perflow extractor")
-    foreign = header.get("weights")  # not as a file beside the numbers, which they would be taken for
-    about = {"weights": foreign["file"], "weights_sha256": foreign["sha256"]} if foreign else {}
     with artifacts.understood(path, "an extractor"):
+        taken = header.get("weights", {})  # not under its keys: a "file" of a result is one that lies beside it
+        about = {"weights": {"name": taken["file"], "sha256": taken["sha256"]}} if taken else {}
         network = pkgutil.resolve_name(EXTRACTORS[header["kind"]])(tensors, header["architecture"])
     return network, {"name": name, "sha256": artifacts.sha256_file(path)} | about
 

@@ -2,7 +2,8 @@
 
 ``inception`` is the file that clean-fid loads (inception-2015-12-05.pt), on images resized as clean-fid's "clean" mode
 resizes them: its Fréchet distance is clean-fid's. ``torchscript`` is any program that takes uint8 images
-[B, 3, H, W] and returns features [B, D]. A program runs as it was saved: give only files you trust, by their hash.
+[B, 3, H, W] and returns features [B, D]; if it tells classes, it has a method ``logits`` too (features -> [B, C],
+exported with ``torch.jit.export``). A program runs as it was saved: give only files you trust, by their hash.
 """
 
 from __future__ import annotations
@@ -15,25 +16,35 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from perflow.core.chunks import chunked
 from perflow.errors import PerflowError
 
-_PROGRAM = "program"
+PROGRAM = "program"
 _CHUNK = 32
 
 
 class Scripted:
-    """A program and how it is asked: ``ask(program, images uint8 [B, H, W, 3]) -> float [B, D]``."""
+    """A program and how it is asked: ``ask(program, images uint8 [B, H, W, 3]) -> float [B, D]``, and
+    ``tell(program, features [B, D]) -> logits [B, C]``."""
 
-    def __init__(self, data: Tensor, ask: Callable[[Any, Tensor], Tensor]) -> None:
+    def __init__(
+        self, data: Tensor, ask: Callable[[Any, Tensor], Tensor], tell: Callable[[Any, Tensor], Tensor]
+    ) -> None:
         self.values: dict[str, list[str]] = {}
         """It reads no attribute of the study's data."""
-        self._data, self._ask = data, ask
-        try:
-            self._program = torch.jit.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu").eval()
-        except (RuntimeError, ValueError) as error:
-            raise PerflowError(f"not a TorchScript program ({str(error).splitlines()[0]})") from None
+        self._data, self._ask, self._tell = data, ask, tell
+        self._program = program(data)
+
+    @torch.no_grad()
+    def classify(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Features [N, D] as ``observe`` gives them to probabilities, float64 [N, C], of the program's classes.
+
+        PerflowError if the program tells none.
+        """
+        logits = self._tell(self._program, torch.from_numpy(features).float())
+        return {"class": logits.double().softmax(1).numpy()}
 
     @torch.no_grad()
     def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -50,29 +61,55 @@ class Scripted:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The program's bytes, as a tensor."""
-        return {_PROGRAM: self._data}
+        return {PROGRAM: self._data}
 
     def architecture(self) -> dict[str, Any]:
         """What ``restore`` needs beside the tensors: nothing."""
         return {}
 
 
+def program(data: Tensor) -> Any:
+    """A program of its bytes, uint8; PerflowError if they are none."""
+    try:
+        return torch.jit.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise PerflowError(f"not a TorchScript program ({str(error).splitlines()[0]})") from None
+
+
 def tensors(path: Path) -> dict[str, Tensor]:
     """A program's file as ``Scripted.state_dict``."""
-    return {_PROGRAM: torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)}
+    return {PROGRAM: torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)}
 
 
 def restore(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> Scripted:
     """A program that takes images [B, 3, H, W], ready to observe; PerflowError if it is none."""
-    return Scripted(tensors[_PROGRAM], lambda program, part: program(part.permute(0, 3, 1, 2).contiguous()).float())
+
+    def ask(program: Any, part: Tensor) -> Tensor:
+        return program(part.permute(0, 3, 1, 2).contiguous()).float()
+
+    return Scripted(tensors[PROGRAM], ask, _own_logits)
 
 
 def restore_inception(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> Scripted:
     """clean-fid's Inception, ready to observe 2048 features; PerflowError if the program has no ``layers``."""
-    found = Scripted(tensors[_PROGRAM], _inception)
+    found = Scripted(tensors[PROGRAM], _inception, _inception_logits)
     if not hasattr(found._program, "layers"):
         raise PerflowError("not clean-fid's Inception: the program has no 'layers'")
     return found
+
+
+def _own_logits(program: Any, features: Tensor) -> Tensor:
+    if not hasattr(program, "logits"):
+        raise PerflowError("extractor: the program tells no classes: it has no method 'logits' (features -> [B, C])")
+    return program.logits(features)
+
+
+def _inception_logits(program: Any, features: Tensor) -> Tensor:
+    """Of the 1008 classes, without the layer's bias, which the published score does not add (arXiv 1606.03498)."""
+    weight = getattr(getattr(program, "output", None), "weight", None)
+    if weight is None or weight.ndim != 2 or weight.shape[1] != features.shape[1]:
+        raise PerflowError("extractor: this Inception tells no classes: the program has no layer 'output' of features")
+    return functional.linear(features, weight)
 
 
 def _inception(program: Any, part: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,3 +44,9 @@ class Trial:
     """Real images, a fixed set."""
     wanted: Mapping[str, np.ndarray]
     """Labels [N] the prompts ask for, by attribute; -1 where a prompt leaves it open."""
+    classify: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
+    """Features [N, D] to how likely each class is, [N, C] by attribute, of an extractor that tells classes."""
+    agreement: np.ndarray | None = None
+    """Cosine [N] between CLIP's features of each sample and of its prompt."""
+    apart: np.ndarray | None = None
+    """LPIPS distance [P, n (n - 1) / 2] between the n samples of each prompt, two by two."""

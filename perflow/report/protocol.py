@@ -44,6 +44,7 @@ def _rows(report: Report, chosen: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("samples", _samples(sampling)),
         ("features", f"{report.extractor}{_accuracy(report)}"),
+        *((word, evaluation[kind]) for kind, word in (("clip", "CLIP"), ("lpips", "LPIPS")) if evaluation.get(kind)),
         (
             "intervals",
             f"jackknife over {evaluation['groups']} groups of prompts, {100 * evaluation['confidence']:g} %",

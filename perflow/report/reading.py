@@ -32,7 +32,9 @@ COLUMNS = (
     "worse_value", "worse_seeds", "difference", "low", "high", "error", "p", "p_holm", "verdict", "note",
 )  # fmt: skip
 SEEN, NOT_SEEN, NOISE = "seen", "not seen", "within noise"
-HIGHER_IS_BETTER = ("precision", "recall", "density", "coverage", "prompt_accuracy")
+HIGHER_IS_BETTER = (
+    "precision", "recall", "density", "coverage", "inception_score", "prompt_accuracy", "clip_score",
+)  # fmt: skip
 
 
 class Claim(NamedTuple):

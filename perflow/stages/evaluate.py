@@ -14,7 +14,8 @@ from perflow.config import places
 from perflow.config.rows import Evaluation
 from perflow.errors import PerflowError
 from perflow.loop import Step
-from perflow.metrics import flow, intervals
+from perflow.metrics import CLIP, LPIPS, flow, intervals
+from perflow.metrics.judges import Judges
 from perflow.metrics.observed import (
     INDEPENDENT,
     TEACHER,
@@ -30,21 +31,28 @@ from perflow.metrics.trial import Trial
 _FLOW = ("straightness", "teacher_straightness", "endpoint_error")
 
 
-def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor: Path, out: Path) -> Iterator[Step]:
+def evaluate(
+    spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor: Path, out: Path,
+    clip: Path | None = None, lpips: Path | None = None,
+) -> Iterator[Step]:  # fmt: skip
     """Measure all trials of the manifest ``samples``; write ``out``.
 
     ``teacher`` is the manifest of the base's samples (the same file, if the model is a base): a trial is
     compared with the teacher's samples from other noise, and item by item with those from its own noise.
+    ``clip`` and ``lpips`` are the networks of those names in the row, for the one metric of each.
     A metric that is undefined for a trial (no prompt has two correct samples) is left out of its numbers.
     PerflowError if a file was altered, or if the manifests do not belong together.
     """
     row = Evaluation.model_validate(spec.row)
     drawn, shown = Drawn.read(samples), Drawn.read(teacher)
     references = _check(row, drawn, shown)
+    features = out.parent.with_name(places.FEATURES.name)
     network, about = load_extractor(row.extractor, extractor)
     if "weights" in about:  # one that others trained is large: every model would look at the teacher's images again
-        network = Remembered(network, about["sha256"], out.parent.with_name(places.FEATURES.name))
+        network = Remembered(network, about["sha256"], features)
+    judges = Judges.load({CLIP: (row.clip, clip), LPIPS: (row.lpips, lpips)}, features)
     wanted = labels_wanted(drawn, network.values)
+    classes = getattr(network, "classify", None)
     groups = intervals.deal(drawn.units, row.groups)
     real, accuracy = observe_real(dataset, row.split, network)
     teachers = {
@@ -56,7 +64,9 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
     for name, entry in drawn.trials.items():
         streams = teachers[entry.get("teacher")]
         same, other = (streams[stream] for stream in sorted(streams, key=lambda s: s != entry["stream"]))
-        trial = Trial(drawn.observe(name, network, groups), same, other, real, wanted)
+        samples_seen = drawn.observe(name, network, groups)
+        judged = judges.judged(drawn, drawn.pixels(name)) if judges.networks else {}
+        trial = Trial(samples_seen, same, other, real, wanted, classes, **judged)
         trials[name] = {key: entry[key] for key in ("solver", "steps", "nfe", "guidance")}
         trials[name] |= {"searched": entry["searched"]} if "searched" in entry else {}
         trials[name]["metrics"] = measured(trial, row.metrics, row.confidence)
@@ -65,7 +75,8 @@ def evaluate(spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor:
     with artifacts.understood(samples, "a manifest of samples"):
         measured_flow = _flow(drawn, row)
     found = {"spec": spec.hash, "model": row.model, "extractor": about | accuracy, "trials": trials}
-    artifacts.write_json(out, found | {"flow": measured_flow})
+    beside = {"networks": judges.about} if judges.about else {}
+    artifacts.write_json(out, found | beside | {"flow": measured_flow})
 
 
 def _check(row: Evaluation, drawn: Drawn, shown: Drawn) -> dict[float | None, dict[int, str]]:

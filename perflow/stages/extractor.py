@@ -19,7 +19,7 @@ from perflow.core.rng import generator
 from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.loop import Loop, Step
-from perflow.metrics import CLASSIFIER, COORDINATES, EXTRACTORS, READERS
+from perflow.metrics import CLASSIFIER, COORDINATES, EXTRACTORS, FOLDERS, READERS
 from perflow.metrics.features import Extractor, to_input
 
 _TURN = 0.3  # largest off-diagonal entry of the random linear map
@@ -32,7 +32,8 @@ def extractor(spec: Spec, source: Path, out: Path, state: Path, device: str = "c
 
     A classifier is trained on the split "extractor" of the manifest ``source``; the header of ``out`` holds its
     architecture. How well it reads is measured by ``evaluate``, on images of another split. Coordinates of points
-    need nothing. Of any other kind ``source`` is the file of the weights, and the curve is empty.
+    need nothing. Of any other kind ``source`` is the file of the weights (of a folder, the one that stands for it), and
+    the curve is empty.
     PerflowError if that file is not the one the row names, or holds another network.
     """
     row = rows.Extractor.model_validate(spec.row)
@@ -49,7 +50,8 @@ def extractor(spec: Spec, source: Path, out: Path, state: Path, device: str = "c
 
 
 def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path) -> None:
-    found = artifacts.sha256_file(weights)
+    _, hashed = FOLDERS.get(row.kind, (None, None))
+    found = pkgutil.resolve_name(hashed)(weights) if hashed else artifacts.sha256_file(weights)
     if found != row.sha256:
         raise PerflowError(f"{weights}: has sha256 {found}; extractors.{spec.name} asks for {row.sha256}")
     try:
@@ -58,7 +60,9 @@ def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path) -> None:
         network = pkgutil.resolve_name(EXTRACTORS[row.kind])(tensors, {})
     except PerflowError as error:
         raise PerflowError(f"{weights}: {error}") from None
-    header = _header(spec, row, network) | {"weights": {"file": weights.name, "sha256": found}}
+    header = _header(spec, row, network) | {
+        "weights": {"file": (weights.parent if hashed else weights).name, "sha256": found}
+    }
     artifacts.write_jsonl(out.with_name("curve.jsonl"), [])
     artifacts.write_tensors(out, network.state_dict(), header)
 

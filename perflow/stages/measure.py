@@ -13,7 +13,8 @@ from perflow import artifacts
 from perflow.config.rows import Evaluation
 from perflow.datasets import store
 from perflow.errors import PerflowError
-from perflow.metrics import NEEDS, intervals
+from perflow.metrics import CLIP, LPIPS, NEEDS, intervals
+from perflow.metrics.judges import Judges
 from perflow.metrics.observed import INDEPENDENT, Drawn, labels_wanted, load_extractor, measured, observe_real
 from perflow.metrics.trial import Images, Trial
 
@@ -23,8 +24,9 @@ _LEAST = 2
 
 
 def measure(
-    images: Path, row: Evaluation, teacher: Path, dataset: Path, extractor: Path, same_prompts: bool
-) -> dict[str, Any]:
+    images: Path, row: Evaluation, teacher: Path, dataset: Path, extractor: Path, same_prompts: bool,
+    clip: Path | None = None, lpips: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The metrics of ``row`` for the images in a folder or zip, against the samples of the manifest ``teacher``.
 
     The teacher's samples are those of the trial that stands for other noise. With ``same_prompts`` the images, in
@@ -57,7 +59,9 @@ def measure(
 
     network, about = load_extractor(row.extractor, extractor)
     wanted = labels_wanted(shown, network.values) if same_prompts else {}
-    there = {"prompts": same_prompts, "attributes": bool(network.values), "latents": False, "paths": False}
+    judges = Judges.load({CLIP: (row.clip, clip), LPIPS: (row.lpips, lpips)})
+    there = {"prompts": same_prompts, "attributes": bool(network.values), "classes": True, "latents": False,
+             "paths": False, CLIP: CLIP in judges.networks, LPIPS: LPIPS in judges.networks}  # fmt: skip
     left_out = {
         metric: f"needs {_WORDS[absent[0]]}"
         for metric in row.metrics
@@ -69,7 +73,9 @@ def measure(
     reference = store.split_files(dataset, row.split)[0]
     real, accuracy = observe_real(dataset, row.split, network)
     metrics = [metric for metric in row.metrics if metric not in left_out]
-    found = measured(Trial(samples, other, other, real, wanted), metrics, row.confidence)
+    judged = judges.judged(shown, pixels) if same_prompts else {}
+    trial = Trial(samples, other, other, real, wanted, getattr(network, "classify", None), **judged)
+    found = measured(trial, metrics, row.confidence)
     left_out |= {metric: "undefined for these images" for metric in metrics if metric not in found}
     entry = shown.trials[INDEPENDENT]["images"]
     return {
@@ -77,6 +83,7 @@ def measure(
         "teacher": _described(teacher.parent / entry["file"], entry["sha256"], other),
         "real": _described(reference, artifacts.sha256_file(reference), real),
         "extractor": about | accuracy, "confidence": row.confidence, "groups": count,
+        **({"networks": judges.about} if judged else {}),
         "groups_of": "prompts" if same_prompts else "images", "metrics": found, "left_out": left_out,
     }  # fmt: skip
 
@@ -86,6 +93,8 @@ _WORDS = {
     "attributes": "an extractor that reads the prompts' attributes",
     "latents": "latents from the teacher's noise",
     "paths": "the paths of points on the plane",
+    CLIP: "a network of kind clip",
+    LPIPS: "a network of kind lpips",
 }
 
 

@@ -29,8 +29,12 @@ from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
 from tests.digits import fetch_digits
 
-METRICS = {name: place for name, place in registry.METRICS.items() if "paths" not in registry.NEEDS.get(name, ())}
-"""Those that images have."""
+METRICS = {
+    name: place
+    for name, place in registry.METRICS.items()
+    if not {"paths", "clip", "lpips"} & set(registry.NEEDS.get(name, ()))
+}
+"""Those that images have without a network beside the extractor."""
 
 PROMPTS, PER_PROMPT, GROUPS = 12, 3, 4
 ITEMS = PROMPTS * PER_PROMPT

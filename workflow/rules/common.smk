@@ -45,8 +45,9 @@ logging.raiseExceptions = False  # its log may be the file there is no room for
 try:
     STUDY = perflow_config.load(STUDY_FILE)
     for name, row in STUDY.extractors.items():
-        if row.weights and not (HERE / row.weights).is_file():
-            raise PerflowError(f"{STUDY_FILE}: extractors.{name}.weights: no file {ROOT / row.weights}")
+        if row.weights and not perflow_config.weights(row, HERE).is_file():
+            absent = perflow_config.weights(row, ROOT)
+            raise PerflowError(f"{STUDY_FILE}: extractors.{name}.weights: no file {absent}")
     if absent := perflow_config.missing(STUDY, HERE):
         raise PerflowError(f"{STUDY_FILE}: {absent}; relative paths start at the repository")
     perflow_config.write_specs(STUDY, label=Path(os.path.relpath(Path.cwd(), ROOT)).as_posix())
@@ -159,7 +160,7 @@ def checkpoint_of_base(wildcards):
 def source_of_extractor(wildcards):
     """Manifest of the images a feature network is trained on, or the weights that others trained."""
     row = STUDY.extractors[wildcards.extractor]
-    return manifest_of(row.dataset, "extractor") if row.dataset else str(HERE / row.weights)
+    return manifest_of(row.dataset, "extractor") if row.dataset else str(perflow_config.weights(row, HERE))
 
 
 def base_of_latents(wildcards):
@@ -319,5 +320,19 @@ def given(*names):
 
 def extractor_of(wildcards):
     """The feature network a model is measured with."""
-    name = STUDY.evaluations[wildcards.model].extractor
-    return f"results/extractors/{name}/extractor.safetensors"
+    return network(STUDY.evaluations[wildcards.model].extractor)
+
+
+def clip_of(wildcards):
+    """The CLIP that tells how well a model's images show their prompts, if one does."""
+    return network(STUDY.evaluations[wildcards.model].clip)
+
+
+def lpips_of(wildcards):
+    """The LPIPS that tells a prompt's images apart, if one does."""
+    return network(STUDY.evaluations[wildcards.model].lpips)
+
+
+def network(name):
+    """A network of the table of extractors; nothing where a row names none."""
+    return f"results/extractors/{name}/extractor.safetensors" if name else []

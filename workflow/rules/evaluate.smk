@@ -6,6 +6,8 @@ rule evaluate:
         teacher=teacher_samples_of,
         dataset=reference_of_model,
         extractor=extractor_of,
+        clip=clip_of,
+        lpips=lpips_of,
     output:
         metrics="results/metrics/{model}.json",
         cost="results/metrics/{model}.cost.json",
@@ -15,6 +17,8 @@ rule evaluate:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        more=given("clip", "lpips"),
     shell:
         "perflow evaluate --spec {input.spec:q} --samples {input.samples:q} --teacher {input.teacher:q}"
-        " --dataset {input.dataset:q} --extractor {input.extractor:q} --out {output.metrics:q} --log {log:q}"
+        " --dataset {input.dataset:q} --extractor {input.extractor:q} {params.more:q} --out {output.metrics:q} --log {log:q}"
