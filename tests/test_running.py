@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from perflow import artifacts, config, record, running
+from perflow.cli import main
+from perflow.cli.stages import STAGES
 from perflow.errors import PerflowError
 
 
@@ -79,6 +81,18 @@ def test_the_record_holds_what_was_read_and_made(home):
     assert content["teacher_evaluations"] == 7
     assert record.files(cost, content) == [out, out.with_name("part.bin")]
     assert content["bytes"] == 4 + out.stat().st_size
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_every_file_that_a_verb_is_given_is_an_input_of_its_record(verb, home, monkeypatch):
+    """An optional one too: work that was begun on another is not resumed, and verify calls it stale."""
+    read = []
+    monkeypatch.setattr(running, "run", lambda *given: read.extend(given[5]))
+    options = [*STAGES[verb].inputs, *STAGES[verb].optional]
+    given = [part for name in options for part in (f"--{name}", f"{name}.json")]
+    spec = home / "results/specs/splits/digits-base.json"
+    main([verb, "--spec", str(spec), "--out", "out.json", "--device", "cpu", *given], standalone_mode=False)
+    assert read == [Path(f"{name}.json") for name in options]
 
 
 def test_progress_says_which_row_which_step_and_the_time_left(home, capsys, monkeypatch):

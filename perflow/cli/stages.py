@@ -162,7 +162,6 @@ def _run(
     verb: str, spec: Path, out: Path, device: str, log: Path | None, root: Path, dry_run: bool, **given: Any
 ) -> None:
     """One stage under ``running.run``; the cost is the last thing it writes."""
-    inputs = {name: path for name, path in given.items() if path is not None}
     if dry_run:
         click.echo(json.dumps(artifacts.read_spec(spec)._asdict(), indent=1, ensure_ascii=False))
         return
@@ -170,6 +169,7 @@ def _run(
 
     stage, row = STAGES[verb], artifacts.read_spec(spec).row
     inputs = {name: given.pop(name) for name in [option.replace("-", "_") for option in stage.inputs]}
+    read = [*inputs.values(), *(given[name] for name in stage.optional if given.get(name) is not None)]
     if running.helps() and "processes" not in given:
         raise PerflowError(f"{verb}: is the work of one process; start it without a launcher of several (RANK is set)")
     processes = given.pop("processes", 1)
@@ -197,7 +197,7 @@ def _run(
         with running.together(processes, [verb, *_arguments(again)]):
             return (yield from call(found, state))
 
-    running.run(verb, spec, together if processes > 1 else call, outputs, log, list(inputs.values()), work)
+    running.run(verb, spec, together if processes > 1 else call, outputs, log, read, work)
 
 
 def _arguments(options: dict[str, Any]) -> list[str]:
