@@ -68,7 +68,10 @@ def split_files(manifest_path: str | Path, split: str) -> list[Path]:
 
 
 def load(manifest_path: str | Path, split: str) -> datasets.Dataset:
-    """Read one split into memory (nothing is copied to a cache); PerflowError if a file was altered."""
+    """Read one split into memory (nothing is copied to a cache); PerflowError if a file was altered.
+
+    Its ``info.description`` is the manifest's path, which whoever meets a broken item names.
+    """
     import datasets
     import pyarrow
     import pyarrow.parquet as parquet
@@ -76,7 +79,8 @@ def load(manifest_path: str | Path, split: str) -> datasets.Dataset:
     paths = split_files(manifest_path, split)
     try:
         tables = [parquet.read_table(path) for path in paths]
-        return datasets.Dataset(datasets.table.InMemoryTable(pyarrow.concat_tables(tables)))
+        table = datasets.table.InMemoryTable(pyarrow.concat_tables(tables))
+        return datasets.Dataset(table, info=datasets.DatasetInfo(description=str(manifest_path)))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise PerflowError(
             f"{paths[0]}: not a readable split ({error}); delete {manifest_path} and run again"
@@ -91,9 +95,14 @@ def items(dataset: datasets.Dataset, chosen: range | None = None) -> np.ndarray:
 
 
 def images(dataset: datasets.Dataset, chosen: range | None = None) -> np.ndarray:
-    """The images of a split, all or those ``chosen``, uint8 [N, H, W, 3]."""
-    cells = _cells(dataset, "image", chosen)
-    return np.stack([decode(cell["bytes"]) for cell in cells])
+    """The images of a split, all or those ``chosen``, uint8 [N, H, W, 3]; PerflowError if one is broken."""
+    try:
+        return np.stack([decode(cell["bytes"]) for cell in _cells(dataset, "image", chosen)])
+    except (OSError, SyntaxError, EOFError, LookupError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PerflowError(
+            f"{dataset.info.description}: an image of this data set cannot be read ({said}); delete it and run again"
+        ) from error
 
 
 def _cells(dataset: datasets.Dataset, name: str, chosen: range | None) -> list[Any]:
