@@ -75,28 +75,32 @@ class Drawn:
 
     def pixels(self, trial: str) -> np.ndarray:
         """A trial's images, uint8 [N, H, W, 3]."""
-        archive = artifacts.read_archive(artifacts.beside(self.path, self.trials[trial].get("images")))
-        return np.stack([store.decode(data) for data in archive.values()])
+        return _decoded(self._archive(trial))
+
+    def _archive(self, trial: str) -> dict[str, bytes]:
+        return artifacts.read_archive(artifacts.beside(self.path, self.trials[trial].get("images")))
 
     def observe(self, trial: str, network: Network, groups: np.ndarray) -> Images:
         """A trial's N samples as the extractor sees them, with their latents, and points with their paths;
         ``groups`` [N]."""
-        entry = self.trials[trial]
-        tensors = artifacts.tensors_beside(self.path, entry.get("latents"), "latents")
+        tensors = artifacts.tensors_beside(self.path, self.trials[trial].get("latents"), "latents")
         latents = tensors["latents"].numpy()
-        archive = (
-            None if "paths" in tensors else artifacts.read_archive(artifacts.beside(self.path, entry.get("images")))
-        )
+        archive = None if "paths" in tensors else self._archive(trial)
         count = len(latents) if archive is None else len(archive)
         if not count == len(latents) == len(self.prompts):
             raise PerflowError(
                 f"{self.path}: trial '{trial}' has {count} images and {len(latents)} latents for"
                 f" {len(self.prompts)} items of its prompts; delete {self.path} and run again"
             )
-        seen = latents if archive is None else np.stack([store.decode(data) for data in archive.values()])
+        seen = latents if archive is None else _decoded(archive)
         prompts = self.prompts if len(self.content["prompts"]) > 1 else None
         paths, calls = (tensors[name].numpy() if name in tensors else None for name in ("paths", "evaluations"))
         return Images(*network.observe(seen), latents, prompts=prompts, groups=groups, paths=paths, calls=calls)
+
+
+def _decoded(archive: Mapping[str, bytes]) -> np.ndarray:
+    """Images of an archive, uint8 [N, H, W, 3]."""
+    return np.stack([store.decode(data) for data in archive.values()])
 
 
 @dataclass(frozen=True)
