@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -238,13 +239,24 @@ def understood(path: str | Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn what safetensors raises on a full disk into one line that names ``path``."""
+    """Turn what safetensors, and tokenizers, raise on a full disk into one line that names ``path``."""
     from safetensors import SafetensorError
 
     try:
         yield
     except SafetensorError as error:
         raise unwritable(path, error) from None
+    except Exception as error:  # tokenizers has no kind of its own, only Rust's text of the system's refusal
+        code = re.search(r"\(os error (\d+)\)$", str(error))
+        if type(error) is not Exception or not code or not refused(OSError(int(code[1]), "")):
+            raise
+        raise unwritable(path, error) from None
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and all in it, if there is one; OSError naming what may not be removed."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -10,6 +10,7 @@ import torch
 
 from perflow import artifacts
 from perflow.errors import PerflowError
+from tests.workflow import faults
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, 2], dtype=torch.int32)}
 HEADER = {"z": 1, "a": {"windows": [1.0, 0.0]}, "m": "text"}
@@ -56,6 +57,7 @@ import resource, signal, sys, torch
 from pathlib import Path
 from perflow import artifacts, images
 from perflow.datasets import store
+from tokenizers import Tokenizer, models
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 rows = [{"image": bytes(5000), "text": "a", "label_a": 0, "a": "b"}]
 for name, write in {
@@ -64,9 +66,11 @@ for name, write in {
     "a.zip": lambda path: artifacts.write_archive(path, {"a": bytes(5000)}),
     "a.safetensors": lambda path: artifacts.write_tensors(path, {"a": torch.zeros(5000)}, {}),
     "a.parquet": lambda path: store.write(path, rows, ["a"]),
+    "tokenizer": lambda path: Tokenizer(models.BPE(vocab={str(i): i for i in range(500)}, merges=[])).save(str(path)),
 }.items():
     try:
-        write(Path(sys.argv[1], name))
+        with artifacts.writing(Path(sys.argv[1], name)):
+            write(Path(sys.argv[1], name))
     except artifacts.PerflowError as error:
         print(error)
 """
@@ -74,14 +78,34 @@ for name, write in {
 
 def test_whoever_writes_what_there_is_no_room_for_the_file_is_named(tmp_path):
     names = ["a.txt", "a.json", "a.zip", "a.safetensors", "a.parquet"]
-    for name in names:
+    for name in names:  # the tokenizer's is no writer of ours: it is the text of its refusal that counts
         (tmp_path / name).write_text("old")
     done = subprocess.run([sys.executable, "-c", WRITERS, tmp_path], capture_output=True, text=True, check=True)
-    for name, line in zip(names, done.stdout.splitlines(), strict=True):
+    for name, line in zip([*names, "tokenizer"], done.stdout.splitlines(), strict=True):
         assert line.startswith(f"{tmp_path / name}: cannot be written ("), line
         assert line.endswith("); make room or allow writing there, and run the same command again")
+    (tmp_path / "tokenizer").unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     assert {(tmp_path / name).read_text() for name in names} == {"old"}
+
+
+def test_a_folder_that_may_not_be_removed_is_not_taken_for_removed(tmp_path):
+    """A stage that makes its folder anew would stumble over the old one, which says nothing of the reason."""
+    (tmp_path / "there").mkdir()
+    artifacts.remove_folder(tmp_path / "there")
+    artifacts.remove_folder(tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+    if command := faults.unshare():
+        (tmp_path / "kept" / "inside").mkdir(parents=True)
+        script = 'mount --bind "$1" "$1"; mount --options remount,bind,ro "$1"; exec "$2" -c "$3" "$1/inside"'
+        code = "import sys; from pathlib import Path; from perflow import artifacts, errors\n" \
+               "try: artifacts.remove_folder(Path(sys.argv[1]))\n" \
+               "except OSError as error: print(errors.refused(error), error.filename)"  # fmt: skip
+        done = subprocess.run(
+            [*command, "bash", "-c", script, "-", tmp_path / "kept", sys.executable, code],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.split() == ["True", str(tmp_path / "kept" / "inside")]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

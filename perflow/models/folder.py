@@ -131,7 +131,7 @@ def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def with_network(base: Path, part: str, into: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Make ``into`` the pipeline folder ``base`` with other weights in ``part``, in one safetensors file."""
-    shutil.rmtree(into, ignore_errors=True)  # what an interrupted run left
+    artifacts.remove_folder(into)  # what an interrupted run left
 
     def replaced(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if Path(folder) == base / part and name != "config.json"]

@@ -25,7 +25,7 @@ def take(source: Source, into: Path, root: Path = Path()) -> None:
 
     PerflowError naming what is missing.
     """
-    shutil.rmtree(into, ignore_errors=True)  # what an interrupted run left
+    artifacts.remove_folder(into)  # what an interrupted run left
     into.mkdir(parents=True)
     SOURCES[source.kind](source, into, root)
 

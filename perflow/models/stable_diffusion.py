@@ -6,7 +6,6 @@ text model. Latents are ``(autoencoder mean) * scaling_factor``; images are uint
 
 from __future__ import annotations
 
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,7 +188,7 @@ def word_tokenizer(words: list[str], length: int, folder: Path) -> Any:
             pieces = [pieces[0] + pieces[1], *pieces[2:]]
     for token in [letter for word in words for letter in (*word, word[-1] + "</w>")] + [a + b for a, b in merges]:
         vocabulary.setdefault(token, len(vocabulary))
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run saved there would be read along
+    artifacts.remove_folder(folder)  # what an interrupted run saved there would be read along
     folder.mkdir(parents=True)
     artifacts.write_json(folder / "vocab.json", vocabulary)
     artifacts.write_text(folder / "merges.txt", "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))

@@ -137,7 +137,7 @@ class Campaign:
         """Look at what a command said, do what it asks for; returns its status."""
         said = [line for line in output.splitlines() if line.startswith("perflow:")]
         if "Traceback" in output:
-            self._fault("a traceback", output)
+            self._fault("a traceback", output[max(0, output.index("Traceback") - 1000) :][:6000])
         elif status and explained and not said:
             self._fault("a run failed without a word", output)
         if status and any(busy in line for line in said for busy in _BUSY):
