@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from perflow import original
 from perflow.errors import PerflowError
 
 
@@ -117,12 +118,18 @@ def diffusers_names(pairs: Mapping[str, Pair]) -> dict[str, Tensor]:
 
 
 def kohya_names(pairs: Mapping[str, Pair]) -> dict[str, Tensor]:
-    """As ComfyUI, AUTOMATIC1111 and kohya's scripts read them: ``lora_unet_<module>``, with alpha = rank."""
+    """As ComfyUI, AUTOMATIC1111 and kohya's scripts read them: ``lora_unet_<module>``, with alpha = rank.
+
+    A module is called as diffusers calls it, in SDXL as the original release does: kohya trains SDXL in that form.
+    """
+    names = [f"{module}.weight" for module in pairs]
+    sizes = original.told_sizes(names)
     named: dict[str, Tensor] = {}
-    for module, pair in pairs.items():
-        name = "lora_unet_" + module.replace(".", "_")
-        named[f"{name}.lora_down.weight"], named[f"{name}.lora_up.weight"] = pair
-        named[f"{name}.alpha"] = torch.tensor(float(pair.down.shape[0]))
+    for name, pair in zip(names, pairs.values(), strict=True):
+        module = (original.network_name(name, names) if sizes else name).removesuffix(".weight")
+        key = "lora_unet_" + module.replace(".", "_")
+        named[f"{key}.lora_down.weight"], named[f"{key}.lora_up.weight"] = pair
+        named[f"{key}.alpha"] = torch.tensor(float(pair.down.shape[0]))
     return named
 
 

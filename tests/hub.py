@@ -30,6 +30,7 @@ class _Handler(BaseHTTPRequestHandler):
     name: str
     kind: str
     asked: list[str]
+    gated: bool
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -49,6 +50,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = unquote(url.path)
         self.asked.append(path)
+        if self.gated:
+            return self._refuse(403, "GatedRepo")
         api = f"/api/{self.kind}s/{self.name}"
         tree, files = f"{api}/tree/{COMMIT}", [file for file in sorted(self.root.rglob("*")) if file.is_file()]
         below = self.root / path.removeprefix(tree).strip("/")
@@ -63,13 +66,17 @@ class _Handler(BaseHTTPRequestHandler):
         prefix = ("/datasets" if self.kind == "dataset" else "") + f"/{self.name}/resolve/{COMMIT}/"
         file = self.root / path.removeprefix(prefix)
         if not path.startswith(prefix) or not file.is_file():
-            self.send_response(404)
             there = path.startswith((prefix, tree))
-            self.send_header("X-Error-Code", "EntryNotFound" if there else "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            return self.end_headers()
+            commit = path.startswith((f"{api}/revision/", f"{api}/tree/"))
+            return self._refuse(404, "EntryNotFound" if there else "RevisionNotFound" if commit else "RepoNotFound")
         data = file.read_bytes()
         return self._send(data, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'})
+
+    def _refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _entry(self, path: Path) -> dict:
         kind = "file" if path.is_file() else "directory"
@@ -92,9 +99,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(folder: Path, name: str, cache: Path, kind: str = "model") -> Iterator[Hub]:
-    """Serve ``folder`` as the repository ``name`` at ``COMMIT``; the libraries keep what they fetch in ``cache``."""
-    handler = type("Served", (_Handler,), {"root": folder, "name": name, "kind": kind, "asked": []})
+def serve(folder: Path, name: str, cache: Path, kind: str = "model", gated: bool = False) -> Iterator[Hub]:
+    """Serve ``folder`` as the repository ``name`` at ``COMMIT``; the libraries keep what they fetch in ``cache``.
+
+    ``gated``: to nobody, as the hub refuses whoever has not accepted a model's conditions.
+    """
+    handler = type("Served", (_Handler,), {"root": folder, "name": name, "kind": kind, "asked": [], "gated": gated})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     environment = os.environ | {

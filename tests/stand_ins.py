@@ -2,7 +2,8 @@
 
 Checkpoints become random pipelines of 16 x 16 pixels (Stable Diffusion saying epsilon and v, SDXL), released weights
 random ones in the same layouts, images digits in Parquet files, Inception a small TorchScript program with the same
-entrance. Rows, names and references stay as the study's file has them; counts are cut down.
+entrance, CLIP a small one of the same class. Rows, names and references stay as the study's file has them; counts are
+cut down.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from perflow import artifacts, lora
 from perflow.config import rows
 from perflow.datasets.digits import Digits, words
+from perflow.metrics import clip
 from perflow.models import folder as pipeline_folder
+from tests.tiny_clip import tiny_clip
 from tests.tiny_pipelines import sdxl
 
 SIDE = 16
@@ -120,6 +123,8 @@ def stand_in(params: dict[str, Any], home: Path) -> dict[str, Any]:
         pairs |= {"count": 16, "steps": 8}
     extractor = params["extractors"]["inception"]
     extractor |= {"weights": str(program), "sha256": artifacts.sha256_file(program)}
+    judge = tiny_clip(home / "clip", words())
+    params["extractors"]["clip"] |= {"weights": str(judge), "sha256": clip.pinned(judge / "model.safetensors")}
     sampling = params["sampling"]
     sampling |= {"prompts": 8, "teacher": sampling["teacher"] | {"steps": 3}}
     sampling["flow"] = {"items": 4, "substeps": 2, "solver": "heun", "solver_steps": 8}

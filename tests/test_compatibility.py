@@ -1,8 +1,9 @@
 """What the table of settings says, on made-up numbers whose truth is known."""
 
 import numpy
+import pandas
 
-from perflow.report import transfers
+from perflow.report import compatibility_markdown, transfers
 from perflow.report.reading import NOISE
 from perflow.report.transfers import CLOSER, FARTHER
 
@@ -104,3 +105,15 @@ def test_where_the_base_has_no_trial_of_as_many_steps_nothing_is_compared():
 def test_a_study_without_settings_has_an_empty_table():
     content, measured = study()
     assert transfers.rows(content | {"transfers": []}, measured, 0.05) == []
+
+
+def test_all_settings_stand_together_with_the_base_that_deltas_are_held_against(tmp_path):
+    (tmp_path / "tables").mkdir()
+    pandas.DataFrame(lines()).to_csv(tmp_path / "tables/compatibility.csv", index=False)
+    table = [line for line in compatibility_markdown(tmp_path).splitlines() if line.startswith("|")]
+    rows = {row[0]: row for row in ([cell.strip() for cell in line.split("|")[1:-1]] for line in table)}
+    assert rows["setting"][1:] == [
+        "steps", "without a delta", "good, K=4", "bad, K=4", "same, K=4", "own, K=4, taught there",
+    ]  # fmt: skip
+    assert rows["tune: tuned, s = 1"][1:] == ["4", "4.00", "2.00 ▲", "6.00 ▼", "4.00", "1.50 ▲"]
+    assert rows["lora: root, s = 1"][1:] == ["4", "4.00", "2.00 ▲", "6.00 ▼", "4.00", ""]

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,7 +49,11 @@ def wiring(study, table, name):
         case "bases":
             return "prepare", handle(name), {"dataset": data(row.dataset, "base")}
         case "extractors":
-            return "extractor", f"{results}/extractors/{name}/extractor.safetensors", {"source": row.weights}
+            return (
+                "extractor",
+                f"{results}/extractors/{name}/extractor.safetensors",
+                {"source": str(config.weights(row, Path()))},
+            )
         case "latents":
             made_of = {"model": handle(row.base), "dataset": data(row.dataset, "base")}
             return "encode", f"{results}/latents/{name}/manifest.json", made_of
@@ -77,7 +82,10 @@ def wiring(study, table, name):
             made_of |= {"adapter": f"{results}/adapters/{row.adapter}/adapter.json"} if row.adapter else {}
             return "transfer", drawn(name), made_of
     made_of = {"samples": drawn(name), "teacher": drawn(row.base), "dataset": data(row.dataset, row.split)}
-    made_of |= {"extractor": f"{results}/extractors/{row.extractor}/extractor.safetensors"}
+    made_of |= {
+        kind: f"{results}/extractors/{name}/extractor.safetensors"
+        for kind, name in (("extractor", row.extractor), ("clip", row.clip))
+    }
     return "evaluate", f"{results}/metrics/{name}.json", made_of
 
 

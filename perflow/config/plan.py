@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from perflow import artifacts, record
-from perflow.config import places, sizes
+from perflow.config import places, sizes, weight
 from perflow.config.bases import latents_row, root
 from perflow.config.rows import Flow, Pretrained, Scaled, Transfer, Tuned
 from perflow.config.splits import unpinned
@@ -75,7 +75,8 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
             return cost["cpu_seconds"], True
     start, row = _RATES["start"], getattr(study, table)[name]
     base = row if table == "bases" else study.bases.get(getattr(row, "base", ""))
-    each = {stage: rate * (_POINT if isinstance(base, Flow) else 1) for stage, rate in _RATES.items()}
+    times = _POINT if isinstance(base, Flow) else _times(study, table, name)
+    each = {stage: rate * times for stage, rate in _RATES.items()}
     match table:
         case "pairs":
             return start + pair_evaluations(study, name) * each["pairs"], False
@@ -101,13 +102,20 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
             row = study.bases[name]
             if isinstance(row, Flow):
                 return start + row.network.steps * row.network.batch * each["training"], False
-            items = row.network.steps * row.network.batch + row.autoencoder.steps * row.autoencoder.batch
+            items = row.network.steps * row.network.batch * times
+            items += row.autoencoder.steps * row.autoencoder.batch * weight.autoencoder(study, row)
             return start + items * _RATES["base"], False
         case "extractors":
             training = study.extractors[name].training
             items = training.steps * training.batch if training else 0
             return items * _RATES["training"] / 4, False
     return _RATES["evaluations"] if table == "evaluations" else 3.0, False
+
+
+def _times(study: Study, table: str, name: str) -> float:
+    """How many times as long as the embedded base's the network of a row takes; 1 where nobody can say."""
+    base = name if table == "bases" else getattr(getattr(study, table)[name], "base", None)
+    return 1.0 if base not in study.bases else weight.network(study, base) or 1.0
 
 
 def _edges(study: Study, table: str, name: str) -> str:
@@ -254,6 +262,8 @@ def plan(study: Study, tflops: float | None = None) -> str:
     )
     if not measured_all:
         lines.append("~ estimated for one server core without a GPU; rows that were run here show what they took")
+        if unknown := weight.unknown(study):
+            lines.append(f"  {', '.join(unknown)}: of unknown shape, counted as the small embedded base")
     return "\n".join(lines)
 
 

@@ -258,12 +258,19 @@ class Text(Row):
 class Base(Row):
     """A base trained from scratch on a data set, saved as a diffusers pipeline folder."""
 
+    optional = ("layers", "attention")
+
     family: str
     dataset: Name
     prediction: Literal["epsilon", "v"] = "epsilon"
     channels: Annotated[list[Channels], Field(min_length=2)] = [24, 48]
+    layers: Annotated[int, Field(ge=1, le=8)] = 1
+    """Residual blocks of a level of the network."""
+    attention: Annotated[int, Field(ge=1)] = 1
+    """How many of its levels read the text, from the narrowest image on."""
     text: Text = Text()
-    autoencoder_channels: Annotated[list[Channels], Field(min_length=2, max_length=2)] = [24, 32]
+    autoencoder_channels: Annotated[list[Channels], Field(min_length=2, max_length=4)] = [24, 32]
+    """Widths of the autoencoder; each level but the last halves the image."""
     words: Optim
     """Training of the text model on its own, before the others."""
     autoencoder: Optim
@@ -274,6 +281,17 @@ class Base(Row):
     """CPU threads while training; another number gives other last bits, and is no faster for so small a network."""
     drop: Share = 0.1
     """Share of captions replaced by the empty one, so that guidance is possible."""
+
+    @model_validator(mode="after")
+    def _levels(self) -> Base:
+        if self.attention > len(self.channels):
+            raise ValueError(f"attention: {self.attention} levels, but channels names {len(self.channels)}")
+        for width in self.channels[-self.attention :]:
+            if width % max(1, width // 32):
+                raise ValueError(
+                    f"channels: a level of {width} that reads the text cannot be cut into heads of about 32"
+                )
+        return self
 
     @model_validator(mode="after")
     def _one_precision(self) -> Base:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perflow import hub
 from perflow.datasets.columns import absent
 from perflow.datasets.own import Own
 from perflow.errors import PerflowError
@@ -30,8 +31,7 @@ class Hub(Own):
         try:
             data = datasets.load_dataset(self.hub, self.name, split=self.splits, revision=self.revision)
         except Exception as error:  # the library's errors and those of its transport, others with every version
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise PerflowError(f"{where}: cannot be fetched from the hub ({reason})") from None
+            raise hub.refusal(f"{self.hub}@{self.revision}", error, dataset=True) from None
         image = self.columns["image"]
         if image not in data.column_names:
             raise absent(where, image, data.column_names)
@@ -46,9 +46,8 @@ class Hub(Own):
 def _cached(path: str | None) -> bytes | None:
     """A file that the library fetched; None for any other place that a data set may name."""
     import datasets
-    from huggingface_hub.constants import HF_HUB_CACHE
 
-    caches = [Path(folder).resolve() for folder in (datasets.config.HF_CACHE_HOME, HF_HUB_CACHE)]
+    caches = [Path(folder).resolve() for folder in (datasets.config.HF_CACHE_HOME, hub.caches())]
     place = Path(path or "").resolve()
     return place.read_bytes() if place.is_file() and any(place.is_relative_to(cache) for cache in caches) else None
 

@@ -40,6 +40,7 @@ def pipeline(
     chosen = getattr(diffusers, TASKS[family]["controlnet" if kind == "controlnet" else task])
     if family == "stable_diffusion":
         parts["safety_checker"] = None
+    diffusers.utils.logging.disable_progress_bar()  # of loading parts: a stage has a progress line of its own
     pipe = chosen.from_pretrained(folder, local_files_only=True, use_safetensors=True, **parts)
     pipe.set_progress_bar_config(disable=True)
     loras = []

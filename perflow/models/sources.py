@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perflow import artifacts
+from perflow import artifacts, hub
 from perflow.errors import PerflowError
 from perflow.models import PIPELINES
 from perflow.models import folder as pipeline_folder
@@ -62,29 +62,23 @@ def _file(source: Source, into: Path, root: Path) -> None:
 
 
 def _hub(source: Source, into: Path, _: Path) -> None:
-    from huggingface_hub import HfApi, hf_hub_download
-
     where = f"{source.hub}@{source.revision}"
     if source.origin is None:
         raise PerflowError(f"{source.hub}: no revision is chosen; write the commit that you take")
     try:
-        names = HfApi().list_repo_files(source.hub, revision=source.revision)
+        names = hub.names(source.hub, source.revision)
         if pipeline_folder.INDEX not in names:
             raise PerflowError(f"{where}: not a diffusers pipeline (it has no {pipeline_folder.INDEX})")
 
-        def download(name: str) -> str:
-            return hf_hub_download(source.hub, name, revision=source.revision)
-
-        content = pipeline_folder.index(Path(download(pipeline_folder.INDEX)).parent)
+        content = pipeline_folder.index(hub.download(source.hub, source.revision, pipeline_folder.INDEX).parent)
         for part in pipeline_folder.parts(content):
             (into / part).mkdir()
             for name, new in pipeline_folder.inside(part, names).items():
-                shutil.copyfile(download(name), into / part / new)
+                shutil.copyfile(hub.download(source.hub, source.revision, name), into / part / new)
     except PerflowError as error:
         raise PerflowError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
     except Exception as error:  # its own errors and those of its transport, another library with every version
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PerflowError(f"{where}: cannot be fetched from the hub ({reason})") from None
+        raise hub.refusal(where, error) from None
     artifacts.write_json(into / pipeline_folder.INDEX, content)
 
 

@@ -147,19 +147,20 @@ class NewStableDiffusion:
             ))  # fmt: skip
             # CLIP's own initial scale (0.02) leaves a text model this small deaf to its words.
             nn.init.normal_(self.text_model.get_input_embeddings().weight, std=1.0)
-            blocks = len(row.autoencoder_channels)
+            blocks, levels, reading = len(row.autoencoder_channels), len(row.channels), row.attention
+            heads = [max(1, width // 32) for width in row.channels]
             self.autoencoder = AutoencoderKL(
                 sample_size=resolution, latent_channels=4, block_out_channels=tuple(row.autoencoder_channels),
                 down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
                 layers_per_block=1, norm_num_groups=8, mid_block_add_attention=False,
             )  # fmt: skip
             self.unet = UNet2DConditionModel(
-                sample_size=resolution // 2 ** (blocks - 1), in_channels=4, out_channels=4, layers_per_block=1,
+                sample_size=resolution // 2 ** (blocks - 1), in_channels=4, out_channels=4, layers_per_block=row.layers,
                 block_out_channels=tuple(row.channels), norm_num_groups=8,
-                attention_head_dim=max(1, row.channels[-1] // 32),  # diffusers' name for the number of heads
+                attention_head_dim=heads[-1] if reading == 1 else tuple(heads),  # diffusers' name for their number
                 cross_attention_dim=row.text.width,
-                down_block_types=("DownBlock2D",) * (len(row.channels) - 1) + ("CrossAttnDownBlock2D",),
-                up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (len(row.channels) - 1),
+                down_block_types=("DownBlock2D",) * (levels - reading) + ("CrossAttnDownBlock2D",) * reading,
+                up_block_types=("CrossAttnUpBlock2D",) * reading + ("UpBlock2D",) * (levels - reading),
             )  # fmt: skip
         self.schedule = Schedule(self.scheduler.alphas_cumprod.double())
 
@@ -176,17 +177,27 @@ class NewStableDiffusion:
 
 
 def word_tokenizer(words: list[str], length: int, folder: Path) -> Any:
-    """A CLIPTokenizer with one token a word, made by writing its two files; checked word by word."""
+    """A CLIPTokenizer with one token a word, made by writing its two files; checked word by word.
+
+    A word is what CLIP's tokenizer cuts a caption into, in letters that stand for the bytes of its text.
+    """
     from transformers import CLIPTokenizer
 
-    merges: list[tuple[str, str]] = []
-    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1}
-    for word in sorted(set(words)):
-        pieces = _merged([*word[:-1], word[-1] + "</w>"], merges)
-        while len(pieces) > 1:  # a new merge ranks last, so it changes no word that is one token already
-            merges.append((pieces[0], pieces[1]))
-            pieces = [pieces[0] + pieces[1], *pieces[2:]]
-    for token in [letter for word in words for letter in (*word, word[-1] + "</w>")] + [a + b for a, b in merges]:
+    special = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+    cutter = CLIPTokenizer(vocab=special, merges=[]).backend_tokenizer
+    cut = {
+        word: [part for part, _ in cutter.pre_tokenizer.pre_tokenize_str(cutter.normalizer.normalize_str(word))]
+        for word in words
+    }
+    parts = [part for word in words for part in cut[word]]
+    merges: dict[tuple[str, str], int] = {}
+    for part in sorted(set(parts)):
+        letters = [*part[:-1], part[-1] + "</w>"]
+        while len(pieces := _merged(letters, merges)) > 1:
+            # a new merge ranks last, so it changes no word that is one token already
+            merges[pieces[0], pieces[1]] = len(merges)
+    vocabulary = dict(special)
+    for token in [letter for part in parts for letter in (*part, part[-1] + "</w>")] + [a + b for a, b in merges]:
         vocabulary.setdefault(token, len(vocabulary))
     artifacts.remove_folder(folder)  # what an interrupted run saved there would be read along
     folder.mkdir(parents=True)
@@ -198,17 +209,16 @@ def word_tokenizer(words: list[str], length: int, folder: Path) -> Any:
     })  # fmt: skip
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     for word in words:
-        if len(tokenizer(word).input_ids) != 3:
+        if len(tokenizer(word).input_ids) != 2 + len(cut[word]):
             raise PerflowError(f"tokenizer: '{word}' is not one token")
     return tokenizer
 
 
-def _merged(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
+def _merged(pieces: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
     """Byte-pair encoding: join the neighbours of the lowest rank until none can be joined."""
     while True:
-        ranked = [
-            (merges.index(pair), i) for i, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair in merges
-        ]
+        pairs = enumerate(zip(pieces, pieces[1:], strict=False))
+        ranked = [(ranks[pair], i) for i, pair in pairs if pair in ranks]
         if not ranked:
             return pieces
         _, i = min(ranked)

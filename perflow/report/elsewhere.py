@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -27,7 +28,7 @@ def compatibility(report: Report) -> Html:
     if not len(report.tables["compatibility"]):
         return Html("<p>This study puts no delta into another setting.</p>")
     lines = records(report.tables["compatibility"])
-    parts: list[str] = []
+    parts: list[str] = [_glance(lines)]
     for setting in dict.fromkeys(line["setting"] for line in lines):
         own = [line for line in lines if line["setting"] == setting]
         steps = min(line["steps"] for line in own)
@@ -54,22 +55,57 @@ _ROLES = {
 }
 
 
+def _glance(lines: list[dict[str, Any]]) -> Html:
+    """All settings together: the leading metric of the base and of each delta, at every number of steps."""
+    name, header, rows = _overview(lines)
+    spans = Counter(row[0] for row in rows)
+    body: list[list[Cell] | str] = []
+    for i, (where, *cells) in enumerate(rows):
+        first = [Cell(escape(where), spans[where], "method")] if not i or rows[i - 1][0] != where else []
+        body.append([*first, *(Cell(cell) for cell in cells)])
+    return table(header, body, f"{name}, all settings together", "results")
+
+
+def _overview(lines: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
+    """The leading metric's name, a heading, and a row for each setting on each base at a number of steps."""
+    metric = next(name for name in _SHOWN if any(line["metric"] == name for line in lines))
+    own = [line for line in lines if line["metric"] == metric]
+    taught = dict.fromkeys((role, line["method"]) for role in ("delta", "own") for line in own if line["role"] == role)
+    header = ["setting", "steps", "without a delta"]
+    header += [method if role == "delta" else f"{method}, taught there" for role, method in taught]
+    rows = []
+    for scene in dict.fromkeys(line["scene"] for line in own):
+        here = [line for line in own if line["scene"] == scene]
+        where = f"{here[0]['setting_label']}: {_place(here[0])}"
+        for steps in sorted({line["steps"] for line in here if line["role"] in ("delta", "own")}):
+            at = {(line["role"], line["method"]): line for line in here if line["steps"] == steps}
+            held = {line["against"] for line in at.values()} - {None}
+            base = next((line for line in here if line["role"] == "base" and line["trial"] in held), None)
+            rows.append([where, str(steps), _marked(base), *(_marked(at.get(who)) for who in taught)])
+    return own[0]["metric_name"], header, rows
+
+
 def _table(lines: list[dict[str, Any]]) -> Html:
     """Of one setting, by base: teacher, base at few steps, base with deltas."""
     shown = [metric for metric in _SHOWN if any(line["metric"] == metric for line in lines)]
-    header = ["method", "steps", "eval.", *(_SHOWN[metric] for metric in shown), "against the base at as many steps"]
+    header = ["method", "steps", "eval.", *(_SHOWN[metric] for metric in shown)]
     body: list[list[Cell] | str] = []
     for scene in dict.fromkeys(line["scene"] for line in lines):
         for role, name in _ROLES.items():
             trials = _trials(line for line in lines if line["scene"] == scene and line["role"] == role)
             if trials:
-                body.append(f"{_where(trials[0][0])}{name}")
-                body += [_cells(trial, shown) for trial in trials]
+                body.append(f"{_place(trials[0][0])}: {name}")
+            spans = Counter(trial[0]["method"] for trial in trials)
+            for i, trial in enumerate(trials):
+                method = trial[0]["method"]
+                again = bool(i) and trials[i - 1][0]["method"] == method
+                first = [] if again else [Cell(escape(method), spans[method], "method")]
+                body.append([*first, *_cells(trial, shown)])
     return table(header, body, "", "results")
 
 
-def _where(line: dict[str, Any]) -> str:
-    return f"{line['base']}, s = {line['scale']:g}: " if line["scale"] else f"{line['base']}: "
+def _place(line: dict[str, Any]) -> str:
+    return f"{line['base']}, s = {line['scale']:g}" if line["scale"] else line["base"]
 
 
 def _trials(lines: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -80,23 +116,15 @@ def _trials(lines: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _cells(trial: list[dict[str, Any]], shown: list[str]) -> list[Cell]:
-    first, by = trial[0], {line["metric"]: line for line in trial}
-    cells = [Cell(escape(first["method"]), 1, "method"), Cell(str(first["steps"])), Cell(str(first["nfe"]))]
-    for metric in shown:
-        line = by.get(metric)
-        cells.append(Cell(_interval(line) if line else ""))
-    return [*cells, Cell(escape(_said(by)))]
+    by = {line["metric"]: line for line in trial}
+    cells = [Cell(str(trial[0]["steps"])), Cell(str(trial[0]["nfe"]))]
+    return [*cells, *(Cell(_marked(by.get(metric)) + _interval(by.get(metric))) for metric in shown)]
 
 
-def _interval(line: dict[str, Any]) -> str:
-    low, high = number(line["low"], 2), number(line["high"], 2)
-    return number(line["value"]) + (f"<small>[{low}, {high}]</small>" if low else "")
-
-
-def _said(by: dict[str, dict[str, Any]]) -> str:
-    """Verdicts by metric, of those that are shown."""
-    said = [f"{_SHOWN[name]}: {by[name]['verdict']}" for name in _SHOWN if by.get(name, {}).get("verdict")]
-    return "; ".join(said)
+def _interval(line: dict[str, Any] | None) -> str:
+    if line is None or line["low"] is None:
+        return ""
+    return f"<small>[{number(line['low'], 2)}, {number(line['high'], 2)}]</small>"
 
 
 def compatibility_markdown(results_dir: str | Path) -> str:
@@ -105,19 +133,20 @@ def compatibility_markdown(results_dir: str | Path) -> str:
     if not lines:
         return ""
     shown = [metric for metric in _SHOWN if any(line["metric"] == metric for line in lines)]
-    parts = []
+    name, header, rows = _overview(lines)
+    parts = [f"{name}, all settings together:", "", _row(header), _row(["---", *["---:"] * (len(header) - 1)])]
+    parts += [*map(_row, rows), ""]
     for setting in dict.fromkeys(line["setting"] for line in lines):
         own = [line for line in lines if line["setting"] == setting]
         parts += [f"### {own[0]['setting_label']}", ""]
-        parts.append("| base | method | steps | evaluations | " + " | ".join(_SHOWN[name] for name in shown) + " |")
-        parts.append("|---|---|---:|---:|" + "---:|" * len(shown))
+        parts.append(_row(["base", "method", "steps", "evaluations", *(_SHOWN[name] for name in shown)]))
+        parts.append(_row(["---", "---", *["---:"] * (2 + len(shown))]))
         for trial in _trials(own):
             first, by = trial[0], {line["metric"]: line for line in trial}
-            where = f"{first['base']}, s={first['scale']:g}" if first["scale"] else first["base"]
             name = {"teacher": "", "base": "", "delta": "delta: ", "own": "own student: "}[first["role"]]
-            cells = [where, name + first["method"], str(first["steps"]), str(first["nfe"])]
-            cells += [_marked(by.get(metric)) for metric in shown]
-            parts.append("| " + " | ".join(cells) + " |")
+            cells = [_place(first), name + first["method"], str(first["steps"]), str(first["nfe"])]
+            cells += [_marked(by.get(metric)) + _bracket(by.get(metric)) for metric in shown]
+            parts.append(_row(cells))
         parts.append("")
     parts.append(
         "Brackets: interval over noise and prompts within one training seed. ▲ and ▼: better and worse than the base in"
@@ -126,9 +155,17 @@ def compatibility_markdown(results_dir: str | Path) -> str:
     return "\n".join(parts) + "\n"
 
 
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
 def _marked(line: dict[str, Any] | None) -> str:
     if line is None:
         return ""
-    mark = {CLOSER: " ▲", FARTHER: " ▼"}.get(line["verdict"], "")
-    interval = f" [{number(line['low'], 2)}, {number(line['high'], 2)}]" if line["metric"] == "fd_teacher" else ""
-    return number(line["value"]) + interval + mark
+    return number(line["value"]) + {CLOSER: " ▲", FARTHER: " ▼"}.get(line["verdict"], "")
+
+
+def _bracket(line: dict[str, Any] | None) -> str:
+    if line is None or line["metric"] != "fd_teacher" or line["low"] is None:
+        return ""
+    return f" [{number(line['low'], 2)}, {number(line['high'], 2)}]"

@@ -25,7 +25,7 @@ from perflow.report.transfers import drawn_in
 from perflow.report.words import count
 
 _DPI = 150
-_CELL, _GAP, _LEFT, _LINE = 96, 8, 400, 15
+_CELL, _GAP, _LEFT, _LINE = 96, 8, 400, 17
 """In pixels: about the width of an image, the space between two, the room for names, a line of a prompt."""
 _COLUMNS = 12
 

@@ -274,8 +274,14 @@ def test_a_data_set_of_the_hub_is_fetched_at_its_commit(tmp_path, by_command):
         assert any(path.endswith(f"{COMMIT}/data/{file.name}") for path in hub.asked)
         done = by_command(hub.environment, "some/other")
         assert done.returncode == 1
-        assert f"some/other@{COMMIT[:12]}: cannot be fetched from the hub" in done.stderr
+        assert f"some/other@{COMMIT}: cannot be fetched from the hub" in done.stderr
+        assert "check its name" in done.stderr
         assert "Traceback" not in done.stderr
+        (tmp_path / "out/manifest.json").unlink()
+        before = len(hub.asked)
+        done = by_command(hub.environment | {"HF_HUB_OFFLINE": "1"})
+        assert done.returncode == 0, done.stderr
+        assert len(hub.asked) == before
 
 
 def test_a_folder_of_images_on_the_hub_is_read_by_its_metadata(tmp_path, by_command):

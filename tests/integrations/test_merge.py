@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
-from perflow import artifacts
+from perflow import artifacts, original
 from perflow.cli import main
 from perflow.errors import PerflowError
-from perflow.integrations import PeRFlowScheduler, apply_delta, single_file
+from perflow.integrations import PeRFlowScheduler, apply_delta
 from perflow.integrations.merge import merge
 from tests.integrations.conftest import draw
 
@@ -176,8 +176,8 @@ def test_names_of_the_whole_stable_diffusion_15_convert_back():
         unet = UNet2DConditionModel(cross_attention_dim=768, sample_size=64)
     names = unet.state_dict()
     assert len(names) == 686
-    original = {"model.diffusion_model." + single_file.network_name(key, names): key for key in names}
-    back = convert_ldm_unet_checkpoint(dict(original), dict(unet.config))
+    whole = {"model.diffusion_model." + original.network_name(key, names): key for key in names}
+    back = convert_ldm_unet_checkpoint(dict(whole), dict(unet.config))
     assert back == {key: key for key in names}
 
 
@@ -190,9 +190,9 @@ def test_names_of_the_whole_autoencoder_convert_back():
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         )  # fmt: skip
     names = vae.state_dict()
-    original = {"first_stage_model." + single_file.autoencoder_name(key, names): names[key] for key in names}
-    assert len(original) == len(names)
-    back = convert_ldm_vae_checkpoint(original, dict(vae.config))
+    whole = {"first_stage_model." + original.autoencoder_name(key, names): names[key] for key in names}
+    assert len(whole) == len(names)
+    back = convert_ldm_vae_checkpoint(whole, dict(vae.config))
     assert {key: value.shape for key, value in back.items()} == {key: value.shape for key, value in names.items()}
 
 
@@ -200,6 +200,6 @@ def test_a_single_file_of_another_kind_is_refused(on_disk, tmp_path):
     files = on_disk()
     config = files.base / "unet/config.json"
     artifacts.write_json(config, artifacts.read_json(config) | {"use_linear_projection": True})
-    with pytest.raises(PerflowError, match="Stable Diffusion 1 pipelines only"):
+    with pytest.raises(PerflowError, match="Stable Diffusion 1 and XL pipelines"):
         merge(files.delta, files.base, tmp_path / "one.safetensors")
     assert not list(tmp_path.glob("*one*"))

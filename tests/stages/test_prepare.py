@@ -198,17 +198,37 @@ def test_a_hub_repository_is_fetched_at_its_commit_without_pickles(taken, hub, c
     assert not [path for path in asked[before:] if path.endswith(".safetensors")]
 
 
-def test_a_hub_that_does_not_answer_is_one_line(taken, hub):
-    environment, _ = hub
-    study, _ = taken({"hub": "some/other", "revision": COMMIT})
-    done = by_command(study, environment)
-    assert done.returncode == 1
-    assert f"some/other@{COMMIT}: cannot be fetched from the hub" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_the_hub_does_not_give_is_one_line_that_says_what_to_do(root, taken, hub, checkpoint, tmp_path):
+    environment, asked = hub
+
+    def said(place, environment, revision=COMMIT):
+        done = by_command(taken({"hub": place, "revision": revision})[0], environment)
+        assert done.returncode == 1
+        *_, line = done.stderr.strip().splitlines()
+        assert f"{place}@{revision}: cannot be fetched from the hub" in line
+        assert "Traceback" not in done.stderr
+        return line
+
+    assert "no such repository, or a private one: check its name" in said("some/other", environment)
+    assert "the repository has no such commit" in said("some/base", environment, "d" * 40)
+    silent = said("some/base", environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert "HF_HUB_OFFLINE=1 takes what was fetched before, HF_ENDPOINT names a mirror" in silent
+    offline = environment | {"HF_HUB_OFFLINE": "1"}
+    assert f"with a network run once hf download some/base --revision {COMMIT}" in said("some/base", offline)
+
     study, _ = taken({"hub": "some/base", "revision": COMMIT})
-    done = by_command(study, environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
-    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-    assert "cannot be fetched from the hub" in done.stderr
+    assert by_command(study, environment).returncode == 0
+    shutil.rmtree(study.handle("taken").parent)
+    before = len(asked)
+    done = by_command(study, offline)
+    assert done.returncode == 0, done.stderr
+    assert same_model(study)
+    assert len(asked) == before
+
+    with serve(checkpoint, "some/base", tmp_path / "empty", gated=True) as refused:
+        closed = said("some/base", refused.environment | {"PYTHONPATH": str(root)})
+    address = refused.environment["HF_ENDPOINT"]
+    assert f"accept its conditions at {address}/some/base, then log in (hf auth login) or set HF_TOKEN" in closed
 
 
 def test_a_relative_path_starts_at_the_root_that_is_given(taken, checkpoint):

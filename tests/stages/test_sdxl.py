@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 import perflow
-from perflow import artifacts, config, delta
+from perflow import artifacts, config, delta, lora, original
 from perflow.cli import main
 from perflow.config import rows
 from perflow.config.load import read_yaml
@@ -16,7 +18,6 @@ from perflow.core.rng import normal
 from perflow.datasets.digits import words
 from perflow.errors import PerflowError
 from perflow.integrations import single_file
-from perflow.integrations.merge import merge
 from perflow.models import folder as pipeline_folder
 from perflow.models import handle, sources
 from perflow.models.drawer import Drawer
@@ -148,7 +149,7 @@ def run(*call):
     return done.output
 
 
-def test_a_delta_leaves_the_study_as_a_folder_a_card_and_a_lora(xl, tmp_path):
+def test_a_delta_leaves_the_study_as_a_folder_and_a_card(xl, tmp_path):
     file, base = xl.handle(STUDENT).with_name("delta.safetensors"), xl.handle("xl").with_name("pipeline")
     run("apply", file, "--base", base, "--out", tmp_path / "fast")
     call = dict(prompt=PROMPTS[:2], latents=noise(2), num_inference_steps=2, guidance_scale=1.0, output_type="latent")
@@ -158,7 +159,11 @@ def test_a_delta_leaves_the_study_as_a_folder_a_card_and_a_lora(xl, tmp_path):
     assert "StableDiffusionXLPipeline.from_pretrained" in (tmp_path / "fast/README.md").read_text()
     assert "StableDiffusionXLPipeline.from_pretrained" in run("card", file)
 
-    run("lora", file, "--rank", 32, "--out", tmp_path / "lora.safetensors")
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_a_delta_leaves_the_study_as_a_lora(xl, tmp_path, layout):
+    file = xl.handle(STUDENT).with_name("delta.safetensors")
+    run("lora", file, "--rank", 32, "--layout", layout, "--out", tmp_path / "lora.safetensors")
     cut = pipeline(xl)
     cut.load_lora_weights(str(tmp_path / "lora.safetensors"))
     cut.fuse_lora(components=["unet"])
@@ -168,8 +173,67 @@ def test_a_delta_leaves_the_study_as_a_folder_a_card_and_a_lora(xl, tmp_path):
     fused = {key.replace(".base_layer", ""): value for key, value in cut.unet.state_dict().items()}
     for key in matrices:
         torch.testing.assert_close(fused[key], base_weights[key] + change[key], rtol=1e-3, atol=1e-5)
-    with pytest.raises(PerflowError, match="Stable Diffusion 1 pipelines only; give a folder"):
-        merge(file, base, tmp_path / "one.safetensors")
+
+
+def test_a_delta_leaves_the_study_as_one_file_that_diffusers_reads(xl, tmp_path):
+    file, base = xl.handle(STUDENT).with_name("delta.safetensors"), xl.handle("xl").with_name("pipeline")
+    run("apply", file, "--base", base, "--out", tmp_path / "one.safetensors")
+    got = StableDiffusionXLPipeline.from_single_file(
+        str(tmp_path / "one.safetensors"), config=str(base), local_files_only=True, add_watermarker=False
+    )
+    want = perflow.apply_delta(pipeline(xl), file)
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        tensors = getattr(want, part).state_dict()
+        assert tensors.keys() == getattr(got, part).state_dict().keys()
+        for key, value in getattr(got, part).state_dict().items():
+            assert torch.equal(value, tensors[key]), (part, key)
+    got.scheduler = want.scheduler
+    call = dict(prompt=PROMPTS[:2], latents=noise(2), num_inference_steps=2, guidance_scale=1.0, output_type="latent")
+    torch.testing.assert_close(got(**call).images, want(**call).images)
+
+
+def whole_network():
+    """The UNet of the published SDXL, without weights."""
+    with torch.device("meta"):
+        return UNet2DConditionModel(
+            block_out_channels=(320, 640, 1280), transformer_layers_per_block=[1, 2, 10], cross_attention_dim=2048,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=[5, 10, 20],
+            use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )  # fmt: skip
+
+
+def test_names_of_the_whole_sdxl_convert_back():
+    """All 1,680 names of the UNet and the second text model's at real depth, by diffusers' own conversions."""
+    unet = whole_network()
+    names = {key: key for key in unet.state_dict()}
+    assert len(names) == 1680
+    whole = {f"model.diffusion_model.{original.network_name(key, names)}": key for key in names}
+    assert convert_ldm_unet_checkpoint(dict(whole), dict(unet.config)) == names
+    with torch.device("meta"):
+        text = CLIPTextModelWithProjection(
+            CLIPTextConfig(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20)
+        )
+    values = text.state_dict()
+    renamed = {f"conditioner.embedders.1.model.{key}": value for key, value in original.open_clip(values).items()}
+    back = convert_open_clip_checkpoint(text, renamed, prefix="conditioner.embedders.1.model.")
+    assert {key: value.shape for key, value in back.items()} == {key: value.shape for key, value in values.items()}
+
+
+def test_kohya_names_of_the_whole_sdxl_are_those_of_its_files():
+    """Names as they stand in LoRAs that kohya's scripts trained on SDXL: the original network's."""
+    pair = lora.Pair(torch.zeros(1, 1), torch.zeros(1, 1))
+    modules = [key.removesuffix(".weight") for key, value in whole_network().state_dict().items() if value.ndim > 1]
+    named = lora.kohya_names(dict.fromkeys(modules, pair))
+    assert len(named) == 3 * len(modules)
+    for module in (
+        "input_blocks_4_1_transformer_blocks_0_attn1_to_k", "input_blocks_8_1_proj_in",
+        "input_blocks_7_1_transformer_blocks_9_attn2_to_out_0", "middle_block_1_transformer_blocks_9_ff_net_0_proj",
+        "output_blocks_2_1_transformer_blocks_3_attn1_to_q", "output_blocks_5_1_transformer_blocks_1_ff_net_2",
+        "input_blocks_3_0_op", "input_blocks_4_0_skip_connection", "output_blocks_2_2_conv", "label_emb_0_0",
+    ):  # fmt: skip
+        assert f"lora_unet_{module}.lora_down.weight" in named
 
 
 def test_an_adopted_delta_is_told_the_published_timesteps_by_pipeline_and_study_alike(xl, tmp_path):
@@ -280,40 +344,10 @@ def test_a_schedule_is_never_assumed(xl, tmp_path):
     assert handle.load(xl.handle("xl")).base.clip is None
 
 
-def original(folder):
-    """A pipeline's tensors under the names of the files that SDXL is published as (Stability's, with OpenCLIP's)."""
-    network = pipeline_folder.tensors(folder / "unet")
-    added = {key: value for key, value in network.items() if key.startswith("add_embedding.")}
-    names = {key: value for key, value in network.items() if key not in added}
-    whole = {f"model.diffusion_model.{single_file.network_name(key, names)}": value for key, value in names.items()}
-    for key, value in added.items():
-        _, layer, kind = key.split(".")
-        whole[f"model.diffusion_model.label_emb.0.{0 if layer == 'linear_1' else 2}.{kind}"] = value
-    vae = pipeline_folder.tensors(folder / "vae")
-    for key, value in single_file._convolved(vae).items():
-        whole[f"first_stage_model.{single_file.autoencoder_name(key, vae)}"] = value
-    for key, value in pipeline_folder.tensors(folder / "text_encoder").items():
-        whole[f"conditioner.embedders.0.transformer.text_model.{key.removeprefix('text_model.')}"] = value
-    second, prefix = pipeline_folder.tensors(folder / "text_encoder_2"), "conditioner.embedders.1.model."
-    plain = {"embeddings.position_embedding.weight": "positional_embedding", "final_layer_norm.": "ln_final.",
-             "embeddings.token_embedding.weight": "token_embedding.weight", "encoder.layers.": "transformer.resblocks.",
-             "layer_norm1": "ln_1", "layer_norm2": "ln_2", ".fc1.": ".c_fc.", ".fc2.": ".c_proj.",
-             ".self_attn.": ".attn."}  # fmt: skip
-    whole[f"{prefix}text_projection"] = second.pop("text_projection.weight").T.contiguous()
-    for key in [key for key in second if ".q_proj." in key]:
-        three = [second.pop(key.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
-        second[key.replace(".q_proj.", ".in_proj_")] = torch.cat(three)
-    for key, value in second.items():
-        name = key.removeprefix("text_model.")
-        for was, new in plain.items():
-            name = name.replace(was, new)
-        whole[prefix + name] = value
-    return whole
-
-
 def test_a_single_file_is_the_same_base(xl, tmp_path):
     folder = xl.path("checkpoint")
-    artifacts.write_tensors(tmp_path / "one.safetensors", original(folder), {})
+    whole = single_file.tensors(folder, pipeline_folder.index(folder), pipeline_folder.tensors(folder / "unet"))
+    artifacts.write_tensors(tmp_path / "one.safetensors", whole, {})
     source = rows.Source(file=str(tmp_path / "one.safetensors"), config=str(folder))
     sources.take(source, tmp_path / "taken")
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):

@@ -1,0 +1,66 @@
+"""How long a base's networks take beside the embedded one's, in whose CPU seconds a plan counts.
+
+The operations of a convolutional network go about as, level by level, its width squared times the area it is applied
+to, times its blocks. Of the embedded base's time they are a third; the rest is what a call costs whatever is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perflow import artifacts
+from perflow.config import rows
+from perflow.config.bases import root
+from perflow.config.splits import rooted
+from perflow.config.study import Study
+from perflow.errors import PerflowError
+
+_NETWORK = (16, 32), 1, 8
+_AUTOENCODER = (24, 32), 1, 16
+"""The embedded base of the default study: widths, blocks of a level, side of what goes in."""
+_OPERATIONS = 1 / 3
+
+
+def network(study: Study, base: str) -> float | None:
+    """How many times as long an evaluation of a base's network takes; None where its shape is not known here."""
+    name = root(study.bases, base)
+    row = study.bases[name]
+    if isinstance(row, rows.Base):
+        side = study.datasets[row.dataset].resolution // 2 ** (len(row.autoencoder_channels) - 1)
+        return _times((row.channels, row.layers, side), _NETWORK)
+    return _read(row) if isinstance(row, rows.Pretrained) else 1.0
+
+
+def autoencoder(study: Study, row: rows.Base) -> float:
+    """The same of an image through the autoencoder of a base that is trained here."""
+    return _times((row.autoencoder_channels, 1, study.datasets[row.dataset].resolution), _AUTOENCODER)
+
+
+def unknown(study: Study) -> list[str]:
+    """Bases that are counted as the embedded one, for nobody can say here what they are."""
+    return [name for name in study.bases if network(study, name) is None]
+
+
+def _read(row: rows.Pretrained) -> float | None:
+    """From the configuration of a checkpoint that lies on this machine."""
+    folder = row.source.folder or row.source.config
+    if folder is None:
+        return None
+    path = rooted(Path(), folder) / "unet" / "config.json"
+    try:
+        found = artifacts.read_object(
+            path, "a network's configuration", block_out_channels=list, layers_per_block=int, sample_size=int
+        )
+    except PerflowError:
+        return None
+    return _times((found["block_out_channels"], found["layers_per_block"], found["sample_size"]), _NETWORK)
+
+
+def _times(shape: tuple[Sequence[int], int, int], plain: tuple[Sequence[int], int, int]) -> float:
+    return 1 - _OPERATIONS + _OPERATIONS * _work(*shape) / _work(*plain)
+
+
+def _work(widths: Sequence[int], blocks: int, side: int) -> float:
+    """A level takes a block more on the way up, and its joins another."""
+    return (blocks + 2) * sum((width * side / 2**level) ** 2 for level, width in enumerate(widths))
