@@ -14,7 +14,7 @@ from benchmarks.device import HEADER
 _QUICK = {
     "benchmarks.stages": ["--pairs", "512", "--steps", "3", "--repeats", "1"],
     "benchmarks.device": ["--width", "8", "--side", "8", "--batch", "2", "--steps", "2"],
-    "benchmarks.growth": ["--rows", "1", "--pairs", "1000"],
+    "benchmarks.growth": ["--rows", "1", "--pairs", "1000", "--windows", "2", "--sides", "8"],
 }
 
 
@@ -34,10 +34,13 @@ def main() -> None:
     given = parser.parse_args()
     run("benchmarks.stages", "--device", given.device, quick=given.quick)
     print(f"\nStable Diffusion 1.5's shape\n\n{HEADER}", flush=True)
-    for variant in (["--precision", "no"], ["--precision", "bf16"], ["--precision", "bf16", "--checkpointing"]):
+    variants = [["--precision", "no"], ["--precision", "bf16"], ["--precision", "bf16", "--checkpointing"]]
+    if not given.quick:  # compiling takes minutes on a CPU
+        variants.append(["--precision", "bf16", "--compile"])
+    for variant in variants:
         run("benchmarks.device", "--device", given.device, *variant, quick=given.quick)
     print(flush=True)
-    run("benchmarks.growth", quick=given.quick)
+    run("benchmarks.growth", "--device", given.device, quick=given.quick)
 
 
 if __name__ == "__main__":

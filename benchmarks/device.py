@@ -1,14 +1,17 @@
 """A network of Stable Diffusion 1.5's shape on this device: speed and memory of teacher evaluations and training.
 
     python -m benchmarks.device [--device cpu] [--width 320] [--batch 16] [--precision bf16] [--checkpointing]
+        [--compile] [--windows 4]
 
-Weights are random: speed does not ask for quality. One line; ``python -m benchmarks`` prints the table. Waits are what
-``torch.cuda.set_sync_debug_mode`` warns of in the steps of the training loop between two looks.
+Weights are random: speed does not ask for quality. One line; ``python -m benchmarks`` prints the table. The most memory
+is the device's, on a CPU the process's. Waits are what ``torch.cuda.set_sync_debug_mode`` warns of in the steps of the
+training loop between two looks.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 import time
 import warnings
@@ -30,8 +33,8 @@ from perflow.methods import make
 from perflow.pairs import PairBatch
 
 HEADER = (
-    "| weights in | checkpointing | teacher evaluations a second | training items a second | kept a pass, MiB"
-    " | most on the device, MiB | waits in the steps |\n|---|---|---:|---:|---:|---:|---:|"
+    "| weights in | checkpointing | compiled | teacher evaluations a second | training items a second"
+    " | kept a pass, MiB | most memory, MiB | waits in the steps |\n|---|---|---|---:|---:|---:|---:|---:|"
 )
 _TOKENS, _CONDITION = 77, 768
 
@@ -57,6 +60,11 @@ def seconds(function: Callable[[], Any], repeats: int, device: str) -> float:
     return (time.perf_counter() - begun) / repeats
 
 
+def _process_peak() -> float:
+    """MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -72,9 +80,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--precision", choices=["no", "bf16"], default="bf16")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--windows", type=int, default=4, help="of the student that is trained [4]")
     given = parser.parse_args()
     device = running.prepare(given.device, 1)
     network = unet(given.width, given.side).to(device)
+    if given.compile:
+        network.compile()
     shape = (given.batch, 4, given.side, given.side)
     x, condition = torch.randn(shape, device=device), torch.randn(given.batch, _TOKENS, _CONDITION, device=device)
     t = torch.full((given.batch,), 500.0, device=device)
@@ -85,16 +97,18 @@ def main() -> None:
             network(x, t, condition)
 
     evaluations = given.batch / seconds(evaluate, max(2, given.steps // 4), device)
-    trained = training(network, PairBatch(x, x.flip(0), torch.arange(given.batch) % 4, condition), given, device)
+    trained = training(
+        network, PairBatch(x, x.flip(0), torch.arange(given.batch) % given.windows, condition), given, device
+    )
     print(f"| {'fp32' if given.precision == 'no' else 'bf16'} | {'yes' if given.checkpointing else 'no'}"
-          f" | {evaluations:.1f} | {' | '.join(trained)} |")  # fmt: skip
+          f" | {'yes' if given.compile else 'no'} | {evaluations:.1f} | {' | '.join(trained)} |")  # fmt: skip
 
 
 def training(network: Any, pairs: PairBatch, given: argparse.Namespace, device: str) -> list[str]:
     """Items a second in the training loop, MiB kept a pass, most MiB on the device, and waits in the steps."""
     if given.checkpointing:
         network.enable_gradient_checkpointing()
-    flow = PiecewiseFlow(Schedule.scaled_linear(), Windows.equal(4))
+    flow = PiecewiseFlow(Schedule.scaled_linear(), Windows.equal(given.windows))
     method = make({"name": "piecewise_reflow"})
 
     def loss(model: Any, step: int, share: slice) -> torch.Tensor:
@@ -127,8 +141,13 @@ def training(network: Any, pairs: PairBatch, given: argparse.Namespace, device: 
         if device == "cuda":
             torch.cuda.set_sync_debug_mode("default")
     rate = given.batch * (given.steps - 1) / (moments[1] - moments[0])
-    peak = f"{torch.cuda.max_memory_allocated() / 2**20:,.0f}" if device == "cuda" else "–"
-    return [f"{rate:.1f}", f"{loop.activation_bytes / 2**20:,.0f}", peak, str(waits) if device == "cuda" else "–"]
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else _process_peak()
+    return [
+        f"{rate:.1f}",
+        f"{loop.activation_bytes / 2**20:,.0f}",
+        f"{peak:,.0f}",
+        str(waits) if device == "cuda" else "–",
+    ]
 
 
 if __name__ == "__main__":

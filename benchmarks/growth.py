@@ -1,7 +1,10 @@
-"""How planning grows with rows, and memory with pairs: ``python -m benchmarks.growth [--rows 200] [--pairs 1000 …]``.
+"""How planning grows with rows, memory with pairs, and a network's work with windows and resolution.
+
+    python -m benchmarks.growth [--rows 200] [--pairs 1000 …] [--windows 1 2 4 8] [--sides 8 16 32] [--device cpu]
 
 Each row is a student with windows of its own: pairs, training, delta, samples and metrics, five jobs. Pairs are of the
-embedded base's size, 2 KiB, in shards of 10,000; what is measured is a process that draws 200 batches of 64.
+embedded base's size, 2 KiB, in shards of 10,000; what is measured is a process that draws 200 batches of 64. Windows
+and sides of the latents are those of ``benchmarks.device``, of a narrow network on a CPU and of the real one on a GPU.
 """
 
 from __future__ import annotations
@@ -17,16 +20,22 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.device import HEADER
+
 ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Time ``perflow plan`` and ``snakemake -n`` for one row and for many."""
+    """Measure one table after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--pairs", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--windows", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--sides", type=int, nargs="*", default=[8, 16, 32])
+    parser.add_argument("--device", default="auto")
     given = parser.parse_args()
-    print("| rows | jobs | perflow plan, s | snakemake -n, s |\n|---:|---:|---:|---:|")
+    print("| rows | jobs | perflow plan, s | snakemake -n, s | CPU s of it | its memory, MiB |")
+    print("|---:|---:|---:|---:|---:|---:|")
     for rows in (1, given.rows):
         with tempfile.TemporaryDirectory() as folder:
             for name in ("Snakefile", "workflow", "perflow", "notebooks", "profiles"):
@@ -43,6 +52,20 @@ def main() -> None:
             said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
             size = sum(path.stat().st_size for path in Path(folder).iterdir())
             print(f"| {pairs} | {size / 2**20:.0f} | {said.strip()} |")
+    head, line = HEADER.split("\n")
+    print(f"\n| windows | side {head}\n|---:|---:{line}", flush=True)
+    for windows, side in [(k, given.sides[0]) for k in given.windows] + [(4, side) for side in given.sides]:
+        print(f"| {windows} | {side} {network(given.device, windows, side)}", flush=True)
+
+
+def network(device: str, windows: int, side: int) -> str:
+    """One line of ``benchmarks.device``."""
+    import torch
+
+    small = [] if device != "cpu" and torch.cuda.is_available() else ["--width", "32", "--batch", "4", "--steps", "4"]
+    given = ["--device", device, "--windows", str(windows), "--side", str(side), "--precision", "no", *small]
+    command = [sys.executable, "-m", "benchmarks.device", *given]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 READER = """
@@ -94,10 +117,16 @@ def measure(home: Path, rows: int) -> str:
     dry = [sys.executable, "-m", "snakemake", "--cores", "2", "--dry-run", "--quiet", "all"]
     took = []
     for command in (plan, dry):
-        begun = time.perf_counter()
-        subprocess.run(command, cwd=home, env=environment, check=True, stdout=subprocess.DEVNULL)
+        begun, process = (
+            time.perf_counter(),
+            subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL),
+        )
+        _, status, used = os.wait4(process.pid, 0)
         took.append(time.perf_counter() - begun)
-    return f"| {rows} | {5 * rows + 9} | {took[0]:.1f} | {took[1]:.1f} |"
+        if status:
+            sys.exit(f"failed: {' '.join(command[1:])}")
+    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    return f"| {rows} | {5 * rows + 9} | {took[0]:.1f} | {took[1]:.1f} | {cpu:.1f} | {peak:.0f} |"
 
 
 if __name__ == "__main__":

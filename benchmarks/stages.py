@@ -180,7 +180,9 @@ def measure(given: argparse.Namespace, device: str) -> None:
     print(row(f"train: {given.steps - 1} steps of {student.training.batch}", floor_train, took_train))
     print(row(f"sample: {len(noise)} items, 4 steps", floor_draw, took_draw))
     print(row(*evaluation(dataset, best)))
-    single = Drawer.load(weights.with_name("model.json"), device, ["a red handwritten seven"], 1, 0)
+    alone = handle.load(weights.with_name("model.json"), device)
+    alone.base.chunk = 1  # as ``perflow sample --prompt`` draws
+    single = Drawer.of(alone, device, ["a red handwritten seven"], 1, 0)
     one = single.noise(0)
     print(row("latency: 1 item, 4 steps", 4 * call(1), best(lambda: timed(lambda: single.draw(trial, one)))))
     whole = online * home.steps

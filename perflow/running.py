@@ -30,6 +30,8 @@ _EVERY = 5.0
 """Seconds between lines of progress."""
 _CLAIMED: dict[int, TextIO] = {}
 """GPUs that this process holds, each with its locked file."""
+_ROOM = "a training takes less with --accumulate and --checkpointing, pairs with precision: bf16"
+"""What to do where a device has none."""
 _FOLLOWS = "PERFLOW_FOLLOWS"
 """Set in the processes that ``together`` starts."""
 
@@ -265,6 +267,12 @@ def run(
         except PerflowError as error:
             reporter.note(f"{reporter.title}: {error}")
             raise PerflowError(f"{reporter.title}: {error}") from None
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is imported late
+                raise
+            said = f"{reporter.title}: the device has no room ({str(error).splitlines()[0]}); {_ROOM}"
+            reporter.note(said)
+            raise PerflowError(said) from None
         if artifacts.read_spec(spec_path).hash != spec.hash:
             for output in outputs:
                 output.unlink(missing_ok=True)

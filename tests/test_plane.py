@@ -118,6 +118,31 @@ def test_the_same_command_twice_gives_the_same_bytes(made, tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
 
+def test_compiled_networks_make_the_same_pairs_and_the_same_student_up_to_rounding(made, tmp_path):
+    row, counters = made.study.students[PERFLOW], torch._dynamo.utils.counters["stats"]
+    pairs, weights = tmp_path / "pairs/manifest.json", tmp_path / "ema.safetensors"
+    counters.clear()
+    finish(cache(
+        made.spec("pairs", row.pairs), made.handle("transfer"), made.latents("transfer"), pairs, compile=True
+    ))  # fmt: skip
+    made_of = counters["unique_graphs"]
+    assert made_of > 0
+    ours, theirs = (PairCache.load(path).batch(torch.arange(24)) for path in (pairs, made.pairs(row.pairs)))
+    assert torch.equal(ours.start[ours.k == 0], theirs.start[theirs.k == 0])
+    torch.testing.assert_close(ours.end, theirs.end, rtol=1e-4, atol=1e-4)
+    finish(train(
+        made.spec("students", PERFLOW), made.handle("transfer"), made.pairs(row.pairs), weights, tmp_path / "state",
+        compile=True,
+    ))  # fmt: skip
+    assert counters["unique_graphs"] > made_of
+    ours, theirs = (
+        artifacts.read_tensors(path)[0] for path in (weights, made.path("results/students", PERFLOW, "ema.safetensors"))
+    )
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
+
+
 def test_pairs_start_where_the_flow_starts_and_end_where_it_ends(made):
     model = handle.load(made.handle("transfer"))
     whole = PairCache.load(made.pairs("transfer-first-k1"))

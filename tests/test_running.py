@@ -61,6 +61,21 @@ def test_a_stage_that_fails_names_its_row_to_the_user_and_in_the_log(home):
     assert [path.read_text() for path in (home / "results/state").rglob("train.safetensors")] == ["of step 11"]
 
 
+def test_a_device_without_room_says_what_takes_less(home):
+    from torch import OutOfMemoryError
+
+    spec, log = home / "results/specs/pairs/eps-fixed-k2.json", home / "a.log"
+
+    def stage(row, state):
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nmore")
+
+    with pytest.raises(
+        PerflowError, match=r"^cache eps-fixed-k2: the device has no room \(CUDA .*3 GiB.\); a training"
+    ):
+        running.run("cache", spec, stage, [home / "out.json", home / "cost.json"], log)
+    assert "--accumulate" in log.read_text()
+
+
 def test_the_record_holds_what_was_read_and_made(home):
     spec, out, read = home / "results/specs/splits/digits-base.json", home / "x/manifest.json", home / "in.txt"
     read.write_text("input")

@@ -40,17 +40,20 @@ def _curve(out: Path) -> list[Path]:
 
 
 _AT_LEAST_ONE = click.IntRange(1, 4096)
+_COMPILE = click.option("--compile", is_flag=True, help="Compile the network when it is first called.")
 _TRAINING = (
     click.option("--processes", type=_AT_LEAST_ONE, default=1, show_default=True,
                  help="Processes on this machine, one a GPU, that share each batch."),
     click.option("--accumulate", type=_AT_LEAST_ONE, default=1, show_default=True,
                  help="Passes, one after the other, that each of them cuts its share into."),
     click.option("--checkpointing", is_flag=True, help="Keep less of a forward pass, and compute it again."),
+    _COMPILE,
 )  # fmt: skip
 
 _CACHING = (
     click.option("--part", type=(int, int), metavar="I N",
                  help="Make only part I of N of the shards; without it, what parts made is gathered."),
+    _COMPILE,
 )  # fmt: skip
 
 STAGES = {
@@ -216,10 +219,12 @@ def _arguments(options: dict[str, Any]) -> list[str]:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="With --prompt: seed of the noise.")
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="With --prompt: number of images.")
+@click.option("--batch", type=_AT_LEAST_ONE, help="With --prompt: images computed at once; changes last bits [1].")
+@click.option("--compile", is_flag=True, help="With --prompt: compile the network first; pays off for many images.")
 def sample(
     spec: Path | None, model: Path | None, teacher: Path | None, prompts: Path | None, prompt: str | None,
     negative: str | None, solver: str | None, steps: int | None, guidance: float | None, seed: int, count: int,
-    **common: Any,
+    batch: int | None, compile: bool, **common: Any,
 ) -> None:  # fmt: skip
     """Draw all trials of a row, or one prompt into a PNG.
 
@@ -229,6 +234,8 @@ def sample(
     """
     if negative is not None and prompt is None:
         raise PerflowError("sample: --negative goes with --prompt; a row's are in its prompt_list")
+    if (batch or compile) and prompt is None:
+        raise PerflowError("sample: --batch and --compile go with --prompt; what a row computes at once is its model's")
     if prompt is None and spec is None:
         raise PerflowError("sample: give --prompt TEXT to draw a picture, or --spec to draw a row's trials")
     if model is None:
@@ -241,7 +248,7 @@ def sample(
         from perflow.stages.draw import draw
 
         device = running.prepare(common["device"], 1)
-        draw(model, prompt, common["out"], solver, steps, guidance, seed, count, device, negative)
+        draw(model, prompt, common["out"], solver, steps, guidance, seed, count, device, negative, batch or 1, compile)
         click.echo(common["out"])
         return
     if teacher is None or prompts is None:

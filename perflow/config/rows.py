@@ -537,7 +537,7 @@ class Latents(Encoding):
 class PairsRecipe(Row):
     """How the teacher makes window pairs; the windows come from the students that use them."""
 
-    optional = ("student",)
+    optional = ("student", "precision")
 
     starts: Literal["data", "trajectory", "mixture", "student"] = "data"
     """Where windows start: noised real latents, the teacher's trajectories from t=1, half of each window's pairs
@@ -557,6 +557,8 @@ class PairsRecipe(Row):
     """What guidance leads away from while pairs are made; the empty caption unless said."""
     teacher: Name | None = None
     """An entry of ``students`` that makes the pairs; None: the base."""
+    precision: Literal["no", "bf16"] = "no"
+    """bf16: the network alone, by autocast; states, coefficients and guidance are fp32 either way."""
 
     @model_validator(mode="after")
     def _whose_states(self) -> PairsRecipe:

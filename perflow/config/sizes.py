@@ -97,7 +97,7 @@ def gpu_hours(study: Study, table: str, name: str, evaluations: int, tflops: flo
             work = study.datasets[row.dataset].counts["base"] * shape.encode
             precision = "bf16" if row.dtype == "bf16" else "no"
         case "pairs":
-            work = evaluations * shape.evaluation
+            work, precision = evaluations * shape.evaluation, row.precision
         case "samples" | "transfers":
             work = evaluations * shape.evaluation + images(study, row) * shape.decode
         case "students" | "adapters" | "bases":

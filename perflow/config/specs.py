@@ -18,8 +18,8 @@ def write_specs(study: Study, home: str | Path = ".", label: str = ".") -> None:
 
     ``label`` is what the study's home is called in MLflow: "." for the repository's own study.
     """
-    for place, content in specs(study, label).items():
-        path, text = os.path.join(home, place), artifacts.dumps(content)
+    for place, text in _texts(study, label).items():
+        path = os.path.join(home, place)
         try:
             with open(path, "rb") as file:
                 same = file.read() == text.encode()
@@ -31,12 +31,19 @@ def write_specs(study: Study, home: str | Path = ".", label: str = ".") -> None:
 
 def specs(study: Study, label: str = ".") -> dict[Path, dict[str, Any]]:
     """Every file of results/specs/ and its content."""
-    rows = {(table, name): study.spec(table, name) for table in TABLES for name in getattr(study, table)}
+    return {place: artifacts.loads(text) for place, text in _texts(study, label).items()}
+
+
+def _texts(study: Study, label: str) -> dict[Path, str]:
+    """Every file of results/specs/ as it is written, each put into words once: with a thousand rows that counts."""
+    rows = {
+        (table, name): artifacts.dumps(study.spec(table, name)) for table in TABLES for name in getattr(study, table)
+    }
     hashes: dict[str, dict[str, str]] = {table: {} for table in TABLES}
-    for (table, name), content in rows.items():
-        hashes[table][name] = artifacts.spec_hash(content)
-    return {places.spec(*row): content for row, content in rows.items()} | {
-        places.SUMMARY: _summary(study, label, hashes)
+    for (table, name), text in rows.items():
+        hashes[table][name] = artifacts.sha256_bytes(text.encode())
+    return {places.spec(*row): text for row, text in rows.items()} | {
+        places.SUMMARY: artifacts.dumps(_summary(study, label, hashes))
     }
 
 

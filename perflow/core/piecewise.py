@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,6 +76,22 @@ def _diff_eps(ends: Ends) -> tuple[Tensor, Tensor]:
     gamma = ends.alpha_s / ends.alpha_e
     root = (1 - gamma**2).sqrt()
     return 1 / root, -gamma / root
+
+
+def _remembered(function: Callable) -> Callable:
+    """A coefficient of numbers is computed once: a sampler asks for the same few, and each is many tiny operations."""
+
+    @wraps(function)
+    def find(self: PiecewiseFlow, *position: Any) -> Any:
+        if any(isinstance(value, Tensor) for value in position):
+            return function(self, *position)
+        key = (function, position)
+        if key not in self._known:
+            with torch.inference_mode(False):
+                self._known[key] = function(self, *position)
+        return self._known[key]
+
+    return find
 
 
 class Path(NamedTuple):
@@ -148,6 +164,7 @@ class PiecewiseFlow:
         """Continuous time of a position in a window; fp64 on CPU."""
         return self.windows.time(k, u)
 
+    @_remembered
     def timestep(self, k: int | Tensor, u: float | Tensor) -> Tensor:
         """What the network is given there: 999, 749, …, or 1000, 750, … with an offset of 0; fp64 on CPU.
 
@@ -180,14 +197,11 @@ class PiecewiseFlow:
         """
         if self.prediction == "velocity":
             return raw.to(working_dtype(raw))
-        t = self.time(k, u)
-        return to_epsilon(self.base_prediction, raw, x, self.schedule.alpha(t), self.schedule.sigma(t))
+        return to_epsilon(self.base_prediction, raw, x, *self._mixed(k, u))
 
     def step(self, x: Tensor, y: Tensor, k: int | Tensor, u_from: float | Tensor, u_to: float | Tensor) -> Tensor:
         """Take x [B, ...] from ``u_from`` to ``u_to`` on the path where the student says ``y`` [B, ...]."""
-        (a, b), (a_to, b_to), (p, q) = self._path(k, u_from), self._path(k, u_to), self._meaning(k)
-        det = a * q - b * p
-        return _combine(((a_to * q - b_to * p) / det, (b_to * a - a_to * b) / det), x, y)
+        return _combine(self._way(k, u_from, u_to), x, y)
 
     def endpoint_weight(self, k: int | Tensor) -> Tensor:
         """1/q² with mean 1 over windows: makes a squared error of y one of the window's end; fp32 on CPU."""
@@ -213,6 +227,19 @@ class PiecewiseFlow:
         u = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
         return (self._velocity_gain(k, u) ** 2).mean()
 
+    @_remembered
+    def _mixed(self, k: int | Tensor, u: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Scales of data and noise of the schedule at a position; fp64 on CPU."""
+        t = self.time(k, u)
+        return self.schedule.alpha(t), self.schedule.sigma(t)
+
+    @_remembered
+    def _way(self, k: int | Tensor, u_from: float | Tensor, u_to: float | Tensor) -> tuple[Tensor, Tensor]:
+        """What a step takes of x and of y; fp64 on CPU."""
+        (a, b), (a_to, b_to), (p, q) = self._path(k, u_from), self._path(k, u_to), self._meaning(k)
+        det = a * q - b * p
+        return (a_to * q - b_to * p) / det, (b_to * a - a_to * b) / det
+
     def _path(self, k: int | Tensor, u: float | Tensor) -> tuple[Tensor, Tensor]:
         """(a, b) at a position; fp64 on CPU."""
         u = torch.as_tensor(u, dtype=torch.float64, device="cpu")
@@ -225,6 +252,10 @@ class PiecewiseFlow:
         """(p, q) of a window; fp64 on CPU."""
         k = torch.as_tensor(k, device="cpu")
         return self._meanings[0][k], self._meanings[1][k]
+
+    @cached_property
+    def _known(self) -> dict[Any, Any]:
+        return {}
 
     @cached_property
     def _meanings(self) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ class Parts:
 
     @cached_property
     def chunk(self) -> int:
-        """Items that are computed at once."""
+        """Items that are computed at once; what draws for no row may set it."""
         _, height, width = self.latent_shape
         return fitting(height * width, self.device)
 

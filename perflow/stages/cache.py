@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,8 @@ from perflow.artifacts import Spec
 from perflow.config.rows import Pairs
 from perflow.core import WINDOW, guidance
 from perflow.core.chunks import chunked
-from perflow.core.condition import take
-from perflow.core.fields import base_field, follow, way
+from perflow.core.condition import Condition, take
+from perflow.core.fields import Denoiser, base_field, follow, way
 from perflow.core.grid import each_window, stretches
 from perflow.core.rng import generator
 from perflow.core.solvers import SOLVERS, evaluations
@@ -35,6 +36,7 @@ def cache(
     shard_items: int = 1024,
     part: pairs.Part | None = None,
     student: Path | None = None,
+    compile: bool = False,
 ) -> Generator[Step, None, dict[str, int]]:
     """Write shards beside ``out`` and last ``out``, the manifest of the pairs.
 
@@ -45,10 +47,14 @@ def cache(
     change its bytes. A sound shard of this spec is kept.
 
     A ``part`` makes every so many-th shard and writes their list, beside ``out`` and not ``out``: a job of its own,
-    on whatever device. Once all parts are there, the whole only lists them.
+    on whatever device. Once all parts are there, the whole only lists them. ``compile`` compiles the networks when
+    they are first called; last bits change.
     """
     row = Pairs.model_validate(spec.row)
     work = _Work.load(spec, row, teacher, latents, device, student)
+    if compile:
+        for model in filter(None, (work.teacher, work.student)):
+            model.unet.compile()
     folder = out.parent
     shards = work.shards(shard_items)
     made_of = {"spec": spec.hash, "teacher": work.teacher.sha256, "latents": artifacts.sha256_file(latents)}
@@ -189,12 +195,24 @@ class _Work:
         scales = each_window(student.trial["guidance"], len(flow.windows))
         pieces = stretches(flow.windows.edges, len(flow.windows), self.row.edges)[:-1]
         told = take(self.data.conditions, caption)
-        return way(student.says, flow, noise, told, self.away, scales, pieces, student.base.chunk)
+        return way(partial(self._says, student), flow, noise, told, self.away, scales, pieces, student.base.chunk)
+
+    def _says(self, model: handle.Model, told: Condition, away: Condition | None, guidance: float) -> Denoiser:
+        """The model under a condition, its network in the precision of the row; what it says is fp32."""
+        network = model.says(told, away, guidance)
+        if self.row.precision == "no":
+            return network
+
+        def says(x: Tensor, timestep: Tensor) -> Tensor:
+            with torch.autocast(self.device, torch.bfloat16):
+                return network(x, timestep).float()
+
+        return says
 
     def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
         """The teacher's solution over window k: a base's with a solver, a student's or a flow's on its own windows."""
         teacher, row = self.teacher, self.row
-        network = teacher.says(take(self.data.conditions, caption), self.away, row.guidance)
+        network = self._says(teacher, take(self.data.conditions, caption), self.away, row.guidance)
         if row.solver == WINDOW:
             own = teacher.flow.windows.edges
             return follow(network, teacher.flow, x, stretches(own, row.steps, row.edges)[k])

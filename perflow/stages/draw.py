@@ -21,11 +21,15 @@ _GUIDANCE = 4.5
 
 
 def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | None, guidance: float | None,
-         seed: int, count: int, device: str = "cpu", negative: str | None = None) -> None:  # fmt: skip
+         seed: int, count: int, device: str = "cpu", negative: str | None = None,
+         batch: int = 1, compile: bool = False) -> None:  # fmt: skip
     """Write ``count`` images of ``prompt`` side by side to ``out``, a PNG.
 
     Defaults come from the model: how a student is meant to be sampled. Image i is a function of (seed, i). Guidance
     leads away from ``negative``; PerflowError where there is none, of a model whose guidance is in its weights.
+
+    ``batch`` images are computed at once, whatever a row of this model computes at once: nobody here waits for rows
+    that pad a chunk. Another ``batch``, or ``compile``, which compiles the network first, changes last bits.
     """
     if out.suffix.lower() != ".png":
         raise PerflowError(f"--out {out}: must end in .png")
@@ -34,6 +38,9 @@ def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | N
         raise PerflowError(f"{model}: draws points on the plane, no images; there is perflow sample --spec")
     if not loaded.base.conditional and prompt:
         raise PerflowError(f"--prompt '{prompt}': {loaded.name} draws without a prompt; give --prompt ''")
+    loaded.base.chunk = batch
+    if compile:
+        loaded.unet.compile()
     drawer = Drawer.of(loaded, device, [prompt], count, seed, [negative or ""])
     flow, own = loaded.flow, loaded.trial or _own(loaded)
     solver = solver or own["solver"]

@@ -31,6 +31,7 @@ def train(
     device: str = "cpu",
     accumulate: int = 1,
     checkpointing: bool = False,
+    compile: bool = False,
 ) -> Generator[Step, None, dict[str, float]]:
     """Write ``out``, the student's averaged weights (fp32), and ``curve.jsonl`` beside it.
 
@@ -40,7 +41,7 @@ def train(
 
     Where and in how many pieces it is computed is no matter of the row, and changes sums by rounding only: several
     processes of accelerate each take their slice of every batch, in ``accumulate`` passes; ``checkpointing`` keeps
-    less of a forward pass and computes it again. The main process alone writes.
+    less of a forward pass and computes it again; ``compile`` compiles the network. The main process alone writes.
     """
     row = Student.model_validate(spec.row)
     model = handle.load(start, device)
@@ -56,6 +57,8 @@ def train(
         unet.enable_gradient_checkpointing()
     if row.rank is not None:
         low_rank.insert(unet, row.rank, generator(spec.seed, "train-rank", row.seed))
+    if compile:
+        unet.compile()
     loop = Loop(unet, row.training, state, "train", device)
     target = Learner(model.base.network(loop.ema), flow)
 

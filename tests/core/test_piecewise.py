@@ -297,3 +297,19 @@ def test_velocity_weight_is_the_papers_on_its_path_and_none_for_velocities():
     torch.testing.assert_close(got / got[0], want / want[0], rtol=1e-4, atol=1e-6)
     velocity = PiecewiseFlow(SD, Windows.equal(4), "straight", "velocity")
     torch.testing.assert_close(velocity.velocity_weight(torch.tensor(2), u), torch.ones(7))
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "ddim_eps"])
+def test_what_was_asked_for_a_number_is_as_for_a_tensor_and_serves_a_training(prediction):
+    flow = PiecewiseFlow(Schedule.scaled_linear(), Windows.equal(4), prediction=prediction, base_prediction="v")
+    x, y = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4, requires_grad=True)
+    with torch.inference_mode():
+        first = flow.step(x, flow.output(y, x, 1, 0.25), 1, 0.25, 0.5)
+    again = flow.step(x, flow.output(y, x, 1, 0.25), 1, 0.25, 0.5)
+    again.sum().backward()
+    k, u, to = torch.tensor([1, 1]), torch.tensor([0.25, 0.25]).double(), torch.tensor([0.5, 0.5]).double()
+    items = flow.step(x, flow.output(y, x, k, u), k, u, to)
+    assert torch.equal(first, again.detach())
+    torch.testing.assert_close(again, items)
+    assert float(flow.timestep(1, 0.25)) == flow.timestep(k, u).tolist()[0] == 1000 * (0.75 - 0.25 / 4) - 1
+    assert y.grad is not None

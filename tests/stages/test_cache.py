@@ -170,3 +170,18 @@ def test_each_window_has_its_own_solver_and_steps(tiny, tiny_params, write_param
     for k, name in enumerate(("heun", "ddim")):
         assert torch.equal(made["mixed"].end[made["mixed"].k == k], made[name].end[made[name].k == k])
     assert counted["mixed"] == (counted["heun"] + counted["ddim"]) / 2
+
+
+def test_half_precision_is_the_networks_alone(tiny, tiny_params, write_params, tmp_path):
+    """Starts have the bytes of fp32; ends are fp32, off by what a bf16 network may be. Other specs are as they were."""
+    plain, before = tiny.pairs("eps-fixed-k2"), tiny.spec("pairs", "eps-fixed-k2")
+    assert "precision" not in before.row
+    tiny_params["pairs"]["fixed"]["precision"] = "bf16"
+    study, made = grown(tiny, tiny_params, write_params), tmp_path / "manifest.json"
+    finish(run(study, "eps-fixed-k2", "eps", made))
+    half, full = PairCache.load(made).batch(torch.arange(128)), PairCache.load(plain).batch(torch.arange(128))
+    assert torch.equal(half.start, full.start)
+    assert half.end.dtype == torch.float32
+    assert not torch.equal(half.end, half.end.bfloat16().float())
+    off = (half.end - full.end).square().mean() / (full.end - full.start).square().mean()
+    assert 1e-10 < off < 1e-3

@@ -1,10 +1,15 @@
-"""One prompt, one picture: what guidance leads away from."""
+"""One prompt, one picture: what guidance leads away from, and what is computed at once."""
 
+import io
+
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from perflow.cli import main
 from perflow.images import png, tile
+from perflow.models import handle
 from perflow.models.drawer import Drawer
 
 PROMPT, NEGATIVE = "a red handwritten seven", "a blue handwritten three"
@@ -39,7 +44,9 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(picture, tiny):
     from perflow.config.rows import Trial
 
     _, drawn = picture("--negative", NEGATIVE)
-    drawer = Drawer.load(tiny.handle("eps"), "cpu", [PROMPT], 1, 0, [NEGATIVE])
+    model = handle.load(tiny.handle("eps"))
+    model.base.chunk = 1
+    drawer = Drawer.of(model, "cpu", [PROMPT], 1, 0, [NEGATIVE])
     scheduler = scheduler_of("dpmpp_2m")
     trial = Trial(name="x", solver="dpmpp_2m", steps=2, guidance=4.5, nfe=4, scheduler=scheduler)
     assert drawn == png(tile(drawer.model.base.decode(drawer.draw(trial, drawer.noise(0))), 1, 1))
@@ -53,3 +60,31 @@ def test_a_negative_prompt_that_nothing_hears_is_refused(picture):
     assert "--negative: not heard at guidance 1" in done.output
     done = CliRunner().invoke(main, ["sample", "--negative", NEGATIVE, "--spec", "x", "--out", "y"])
     assert "--negative goes with --prompt" in done.output
+
+
+def test_a_picture_is_computed_alone_and_does_not_depend_on_how_many_are_drawn(picture, tiny, monkeypatch):
+    """No row pads a chunk: the network is told the prompt and no prompt, of as many as ``--batch`` at once."""
+    called = []
+    says = handle.Model.says
+
+    def watched(self, *arguments):
+        self.unet.register_forward_pre_hook(lambda network, given: called.append(len(given[0])))
+        return says(self, *arguments)
+
+    monkeypatch.setattr(handle.Model, "says", watched)
+    one, three, together = (
+        pixels(picture(*options)[1]) for options in ((), ("--count", "3"), ("--count", "3", "--batch", "2"))
+    )
+    assert set(called) == {2, 4}
+    side = one.shape[1]
+    assert np.array_equal(three[:, :side], one)
+    assert np.abs(together.astype(int) - three).max() <= 1
+
+
+def test_what_a_row_computes_at_once_is_not_asked():
+    done = CliRunner().invoke(main, ["sample", "--batch", "2", "--spec", "x", "--out", "y"])
+    assert "--batch and --compile go with --prompt" in done.output
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)))

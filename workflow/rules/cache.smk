@@ -20,7 +20,7 @@ rule cache:
     params:
         more=given("student"),
     shell:
-        "perflow cache --spec {input.spec:q} --teacher {input.teacher:q}"
+        "perflow cache $CACHING --spec {input.spec:q} --teacher {input.teacher:q}"
         " --latents {input.latents:q} {params.more:q} --out {output.manifest:q} --log {log:q}"
 
 
@@ -46,5 +46,5 @@ rule part:
         more=given("student"),
         manifest=lambda wildcards: f"results/pairs/{wildcards.pairs}/manifest.json",
     shell:
-        "perflow cache --part {wildcards.part:q} {wildcards.parts:q} --spec {input.spec:q} --teacher {input.teacher:q}"
+        "perflow cache $CACHING --part {wildcards.part:q} {wildcards.parts:q} --spec {input.spec:q} --teacher {input.teacher:q}"
         " --latents {input.latents:q} {params.more:q} --out {params.manifest:q} --log {log:q}"

@@ -22,12 +22,15 @@ STUDY_FILE = ROOT / config.get("study", "params.yaml")
 HERE = Path(os.path.relpath(ROOT))
 # Where and in how many pieces a row is computed is no matter of the row: a profile says it, or `--config`.
 # gpu: 1 where jobs find a GPU, though Snakemake itself may run elsewhere; parts: jobs that make a row's pairs;
-# processes (GPUs), accumulate and checkpointing: of a training.
+# processes (GPUs), accumulate and checkpointing: of a training; compile: its network, and the one that makes pairs.
 GPU = int(config.get("gpu", shutil.which("nvidia-smi") is not None))
 PARTS = int(config.get("parts", 1))
 PROCESSES = int(config.get("processes", 1))
-TRAINING = f"--processes {PROCESSES} --accumulate {int(config.get('accumulate', 1))}" + (
-    " --checkpointing" if config.get("checkpointing") else ""
+CACHING = "--compile" if config.get("compile") else ""
+TRAINING = (
+    f"--processes {PROCESSES} --accumulate {int(config.get('accumulate', 1))}"
+    + (" --checkpointing " if config.get("checkpointing") else " ")
+    + CACHING
 )
 
 
@@ -68,7 +71,7 @@ except OSError as error:
 WORKER = shlex.quote(str(HERE / "workflow" / "worker.py"))
 CODE = shlex.quote(os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
 shell.prefix(
-    f"export PYTHONPATH={CODE}; REPOSITORY={shlex.quote(str(HERE))}; TRAINING='{TRAINING}'; "
+    f"export PYTHONPATH={CODE}; REPOSITORY={shlex.quote(str(HERE))}; TRAINING='{TRAINING}'; CACHING='{CACHING}'; "
     f'perflow() (exec {shlex.quote(sys.executable)} -S -E {WORKER} "$@"); set -euo pipefail; '
 )
 

@@ -13,6 +13,8 @@ rule encode:
     threads: 1
     resources:
         gpu=GPU,
+        mem_mb=4000,
+        runtime=60,
     shell:
         "perflow encode --spec {input.spec:q} --model {input.model:q} --dataset {input.dataset:q}"
         " --out {output.manifest:q} --log {log:q}"

@@ -10,5 +10,8 @@ rule prompts:
         "logs/prompts/{prompts}.log",
     priority: 45
     threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
     shell:
         'perflow prompts --spec {input.spec:q} --root "$REPOSITORY" --out {output.manifest:q} --log {log:q}'
