@@ -26,7 +26,7 @@ from perflow.datasets import DATASETS, POINTS
 from perflow.errors import PerflowError
 from perflow.methods import METHODS, configuration
 from perflow.metrics import CLASSIFIER, CLASSIFYING, CLIP, COORDINATES, EXTRACTORS, LPIPS, METRICS, NEEDS
-from perflow.models import SCHEDULERS
+from perflow.models import SCHEDULERS, TELLING
 
 TEACHER, TEACHER_TWO = "teacher", "teacher-2"
 """Names of the reference trials of a base: common noise, and independent noise."""
@@ -160,6 +160,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
         for label, edges in axis:
             pairs = None if source else _add_pairs(study, base, recipe.pairs, label, edges)
             start = _start(params, place, recipe, base, label)
+            told = _told(params, place, recipe, study.bases[base].family)
             for seed in range(_seeds(recipe.seeds, len(edges) - 1)):
                 name = f"{base}-{entry}-{label}-s{seed}"
                 if name in study.samples:
@@ -168,11 +169,11 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                 study.students[name] = rows.Student(
                     base=base, family=study.bases[base].family, start=start, pairs=pairs, edges=edges,
                     path=recipe.path, prediction=recipe.prediction, method=method, training=training, seed=seed,
-                    rank=recipe.rank, source=source,
+                    rank=recipe.rank, told=told, source=source,
                 )  # fmt: skip
-                trials = _student_trials(study, name, recipe.trials, edges)
+                trials = _student_trials(study, name, recipe.trials, edges, told)
                 windowed = WINDOW in recipe.trials.solvers
-                own = _own(trials, len(edges) - 1)
+                own = _own(trials, len(edges) - 1, told is not None)
                 study.deltas[name] = rows.Delta(student=name, base=base, windowed=windowed, trial=own)
                 _add_samples(study, name, base, trials, windowed, pairs)
 
@@ -187,7 +188,26 @@ def _start(params: rows.Params, place: str, recipe: rows.StudentRecipe, base: st
             f"{place}.prediction: it starts from '{recipe.start}', which says {found.recipe.prediction};"
             f" got {recipe.prediction!r}"
         )
+    if found.recipe.guidance_embedding not in (None, recipe.guidance_embedding):
+        raise PerflowError(
+            f"{place}.guidance_embedding: it starts from '{recipe.start}', which has"
+            f" {found.recipe.guidance_embedding}; got {recipe.guidance_embedding}"
+        )
     return found.row
+
+
+def _told(params: rows.Params, place: str, recipe: rows.StudentRecipe, family: str) -> rows.ToldGuidance | None:
+    """How a student's network is told its guidance; PerflowError unless that goes with its pairs and its family."""
+    guidance, size = params.pairs[recipe.pairs].guidance if recipe.pairs else 1.0, recipe.guidance_embedding
+    if isinstance(guidance, list) != (size is not None):
+        raise PerflowError(
+            f"{place}.guidance_embedding: goes with pairs of a range of guidance, such as [2, 8]; got"
+            f" {size} and pairs.{recipe.pairs}.guidance {guidance}"
+        )
+    if size is None:
+        return None
+    known("family", f"{place}.guidance_embedding: its family", family, TELLING)
+    return rows.ToldGuidance(size=size, least=guidance[0], most=guidance[1])
 
 
 def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[float]) -> str:
@@ -244,12 +264,21 @@ def _taught_pairs(
     """The student that makes pairs, and its steps a window: on its own windows if it is sampled on them."""
     found = link(params, f"{place}.teacher", source.teacher, base, label)
     windowed = WINDOW in found.recipe.trials.solvers
+    if found.recipe.guidance_embedding is not None and found.recipe.pairs in params.pairs:
+        _check_within(f"{place}.guidance", source.guidance, source.teacher, params.pairs[found.recipe.pairs].guidance)
     if windowed != (source.solver == WINDOW) or (not windowed and WINDOW in each_window(source.solver, 1)):
         valid = f"is sampled on its windows: {WINDOW}" if windowed else f"is not: one of {', '.join(SOLVER_CALLS)}"
         raise PerflowError(f"{place}.solver: the teacher '{source.teacher}' {valid}; got {source.solver!r}")
     if not windowed:
         return found.row, _window_steps(source, len(edges) - 1)
     return found.row, _dealt(place, found.edges, source.steps, edges)
+
+
+def _check_within(place: str, guidance: Guidance, model: str, taught: list[float]) -> None:
+    """PerflowError for a guidance (or some of several) that a model which is told it was not taught at."""
+    least, most = taught
+    if not all(least <= each <= most for each in (guidance if isinstance(guidance, list) else [guidance])):
+        raise PerflowError(f"{place}: '{model}' is told its guidance, from {least:g} to {most:g}; got {guidance}")
 
 
 def _dealt(place: str, own: list[float], steps: int | list[int], edges: list[float]) -> int:
@@ -323,12 +352,12 @@ def _guidance(params: rows.Params, trials: rows.TrialRecipe) -> Guidance:
 
 def _trial(
     solver: str, steps: int, guidance: Guidance, name: str = "", stream: int = 0, windows: int | None = None,
-    spacing: Spacing = "trailing", teacher: float | None = None,
+    spacing: Spacing = "trailing", teacher: float | None = None, told: bool = False,
 ) -> rows.Trial:  # fmt: skip
     own = "" if spacing == "trailing" else f"-{spacing}" if isinstance(spacing, str) else _called(spacing)
     return rows.Trial(
         name=name or (f"{solver}-{steps}{own}" if steps else solver) + ("" if teacher is None else f"-w{teacher:g}"),
-        solver=solver, steps=steps, guidance=guidance, nfe=nfe(solver, steps, guidance), stream=stream,
+        solver=solver, steps=steps, guidance=guidance, nfe=nfe(solver, steps, 1 if told else guidance), stream=stream,
         scheduler=scheduler_of(solver, windows, spacing), spacing=spacing, teacher=teacher,
     )  # fmt: skip
 
@@ -368,7 +397,9 @@ def _teachers(params: rows.Params, recipe: rows.TrialRecipe) -> list[float | Non
     return [None if each == params.sampling.teacher.guidance else each for each in recipe.teachers or [None]]
 
 
-def _trials(place: str, params: rows.Params, recipe: rows.TrialRecipe, windows: int | None = None) -> list[rows.Trial]:
+def _trials(
+    place: str, params: rows.Params, recipe: rows.TrialRecipe, windows: int | None = None, told: bool = False
+) -> list[rows.Trial]:
     """Every teacher, solver, number of steps and spacing, each trial once; a solver that decides as it goes has 0
     steps."""
     found: dict[str, rows.Trial] = {}
@@ -381,11 +412,12 @@ def _trials(place: str, params: rows.Params, recipe: rows.TrialRecipe, windows: 
         guidance = recipe.guidance
         if guidance is None:
             guidance = params.sampling.teacher.guidance if teacher is None else teacher
-        counts = [0] if solver == RK45 else recipe.steps or _affordable(solver, recipe.evaluations or [], guidance)
+        paid = 1.0 if told else guidance
+        counts = [0] if solver == RK45 else recipe.steps or _affordable(solver, recipe.evaluations or [], paid)
         for steps in counts:
             if isinstance(spacing, list) and len(spacing) != steps:
                 raise PerflowError(f"{place}.spacings: {len(spacing)} times for {steps} steps: {spacing}")
-            trial = _trial(solver, steps, guidance, windows=windows, spacing=spacing, teacher=teacher)
+            trial = _trial(solver, steps, guidance, windows=windows, spacing=spacing, teacher=teacher, told=told)
             found.setdefault(trial.name, trial)
     return list(found.values())
 
@@ -397,7 +429,9 @@ def _affordable(solver: str, budgets: list[int], guidance: Guidance) -> list[int
     return [steps for steps in most if steps]
 
 
-def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: list[float]) -> list[rows.Trial]:
+def _student_trials(
+    study: Study, name: str, recipe: rows.TrialRecipe, edges: list[float], told: rows.ToldGuidance | None
+) -> list[rows.Trial]:
     """Every trial of the recipe that can be on these windows; the others are noted as skipped."""
     guidance, windows, trials = _guidance(study.params, recipe), len(edges) - 1, []
     if isinstance(guidance, list) and (len(guidance) != windows or recipe.solvers != [WINDOW]):
@@ -405,8 +439,10 @@ def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: li
             f"students: '{name}' has {windows} windows and the solvers {recipe.solvers}; guidance {guidance} is for"
             f" {len(guidance)} windows and [{WINDOW}]"
         )
-    for trial in _trials(f"students: '{name}' trials", study.params, recipe, windows):
+    for trial in _trials(f"students: '{name}' trials", study.params, recipe, windows, told is not None):
         solver, steps = trial.solver, trial.steps
+        if told is not None:
+            _check_within(f"students: '{name}' trials.guidance", trial.guidance, name, [told.least, told.most])
         on_grid = solver in SCHEDULERS and SCHEDULERS[solver].grid
         if on_grid and (edges != equal_edges(windows) or TIMESTEPS % windows):
             raise PerflowError(
@@ -427,14 +463,14 @@ def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: li
     return trials
 
 
-def _own(trials: list[rows.Trial], windows: int) -> rows.Trial:
+def _own(trials: list[rows.Trial], windows: int, told: bool) -> rows.Trial:
     """How a student is meant to be sampled: with its first solver, in one step a window, or, where that does not run
     on windows, in the most steps it is tried with."""
     first = trials[0]
     if first.solver == WINDOW:
-        return _trial(WINDOW, windows, first.guidance, teacher=first.teacher)
+        return _trial(WINDOW, windows, first.guidance, teacher=first.teacher, told=told)
     most = max((trial for trial in trials if trial.solver == first.solver), key=lambda trial: trial.steps)
-    return _trial(most.solver, most.steps, most.guidance, windows=windows, teacher=most.teacher)
+    return _trial(most.solver, most.steps, most.guidance, windows=windows, teacher=most.teacher, told=told)
 
 
 def _method(place: str, recipe: rows.StudentRecipe) -> dict[str, Any]:

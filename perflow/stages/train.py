@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from perflow import artifacts, methods
 from perflow.artifacts import Spec
 from perflow.config.rows import Student
+from perflow.core.guidance import told
 from perflow.core.learner import Learner
 from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.rng import generator, per_item, step_generator
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
 from perflow.loop import Loop, Step, team
-from perflow.models import handle, low_rank
-from perflow.pairs import PairCache
+from perflow.models import embedding, handle, low_rank
+from perflow.pairs import PairBatch, PairCache
 
 
 def train(
@@ -52,6 +53,8 @@ def train(
     )
     method = methods.make(row.method)
     unet = copy.deepcopy(model.unet).requires_grad_(True)
+    if row.told is not None and model.told is None:
+        embedding.insert(unet, row.told.size)
     if checkpointing:
         unet.enable_gradient_checkpointing()
     if row.rank is not None:
@@ -62,7 +65,7 @@ def train(
     def loss(network: nn.Module, step: int, share: slice) -> Tensor:
         rng = step_generator(row.training.batch, share, spec.seed, "train", row.seed, step)
         chosen = per_item(row.training.batch, rng, lambda n: torch.randint(len(cache), (n,), generator=rng))
-        return method.loss(Learner(model.base.network(network), flow), target, cache.batch(chosen), rng)
+        return method.loss(Learner(model.base.network(network), flow), target, _asked(row, cache, chosen), rng)
 
     yield from loop.run_shared(loss, row.training.batch, accumulate)
     counts = {
@@ -81,6 +84,14 @@ def train(
     return counts
 
 
+def _asked(row: Student, cache: PairCache, chosen: Tensor) -> PairBatch:
+    """The pairs ``chosen``, with what the student's network is told: each one's guidance, if it is told that."""
+    batch = cache.batch(chosen)
+    if row.told is None:
+        return batch
+    return batch._replace(condition=told(batch.condition, cache.guidance[chosen], row.told.size))
+
+
 def _check(row: Student, model: handle.Model, cache: PairCache, path: Path) -> None:
     found = cache.manifest["base"]
     if found["sha256"] != model.base_sha256:
@@ -90,3 +101,8 @@ def _check(row: Student, model: handle.Model, cache: PairCache, path: Path) -> N
         )
     if cache.manifest["edges"] != row.edges:
         raise PerflowError(f"{path}: pairs of the windows {cache.manifest['edges']}, the student has {row.edges}")
+    if model.told is not None and (row.told is None or row.told.size != model.told["size"]):
+        raise PerflowError(f"{path}: '{model.name}', which it starts from, is told its guidance, and must stay so")
+    if (row.told is None) != (cache.guidance is None):
+        has = "one" if cache.guidance is None else "its own"
+        raise PerflowError(f"{path}: each pair has {has} guidance, and the student is {'not ' * (not row.told)}told it")
