@@ -144,7 +144,8 @@ def _edges(study: Study, table: str, name: str) -> str:
             row = study.students[name]
             if row.source:
                 return f"base {row.base}, weights {row.source.weights}"
-            return f"start {row.start or row.base}, pairs {row.pairs}"
+            asked = f", extractor {row.perceptual}" if row.perceptual else ""
+            return f"start {row.start or row.base}, pairs {row.pairs}{asked}"
         case "deltas":
             return f"student {name}"
         case "samples":

@@ -25,7 +25,7 @@ from perflow.core.grid import each_window, lay, stretches
 from perflow.datasets import DATASETS, POINTS
 from perflow.errors import PerflowError
 from perflow.methods import METHODS, configuration
-from perflow.metrics import CLASSIFIER, CLASSIFYING, CLIP, COORDINATES, EXTRACTORS, LPIPS, METRICS, NEEDS
+from perflow.metrics import CLASSIFIER, CLASSIFYING, CLIP, COORDINATES, EXTRACTORS, LPIPS, METRICS, NEEDS, PERCEIVING
 from perflow.models import SCHEDULERS, TELLING
 
 TEACHER, TEACHER_TWO = "teacher", "teacher-2"
@@ -171,6 +171,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                     path=recipe.path, prediction=recipe.prediction, method=method, training=training, seed=seed,
                     rank=recipe.rank, told=told, source=source,
                 )  # fmt: skip
+                _check_perceptual(params, place, base, study.students[name])
                 trials = _student_trials(study, name, recipe.trials, edges, told)
                 windowed = WINDOW in recipe.trials.solvers
                 own = _own(trials, len(edges) - 1, told is not None)
@@ -493,7 +494,25 @@ def _method(place: str, recipe: rows.StudentRecipe) -> dict[str, Any]:
     for field, wanted in kind.needs.items():
         if getattr(recipe, field) != wanted:
             raise PerflowError(f"{place}.{field}: the method {name} needs {wanted}; got {getattr(recipe, field)!r}")
-    return {"name": name} | {option: getattr(made, option) for option in valid}
+    written = {option: getattr(made, option) for option in valid}
+    return {"name": name} | {option: value for option, value in written.items() if value is not None}
+
+
+def _check_perceptual(params: rows.Params, place: str, base: str, student: rows.Student) -> None:
+    """Refuse a loss that asks a network which cannot tell, or which judges, and one of windows that end at noise."""
+    name, place = student.perceptual, f"{place}.method.perceptual"
+    if name is None:
+        return
+    there = [entry for entry, row in params.extractors.items() if row.kind in PERCEIVING]
+    known(f"extractor of kind {' or '.join(PERCEIVING)}", place, name, there)
+    if name == params.evaluation.extractor:
+        raise PerflowError(f"{place}: '{name}' is evaluation.extractor, and what teaches cannot judge; name another")
+    if isinstance(params.bases[base], rows.Flow):
+        raise PerflowError(f"{place}: compares images; '{base}' draws points")
+    if len(student.edges) != 2:
+        raise PerflowError(
+            f"{place}: compares images, at which only one window ends; got {len(student.edges) - 1} windows"
+        )
 
 
 def _training(place: str, common: rows.Optim, own: dict[str, Any]) -> rows.Optim:

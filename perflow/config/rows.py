@@ -733,6 +733,11 @@ class Student(Row):
     source: Released | None = None
     """Where its weights are, for one that others taught; it then has no pairs, no method and no training."""
 
+    @property
+    def perceptual(self) -> str | None:
+        """The extractor that its method asks how far apart two images look; None where it asks none."""
+        return (self.method or {}).get("perceptual")
+
 
 class Trial(Row):
     """A model with a solver, steps and guidance; ``stream`` 0 is the common noise."""

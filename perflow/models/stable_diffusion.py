@@ -107,12 +107,12 @@ class StableDiffusion(Parts):
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents [N, C, h, w] -> images uint8 [N, H, W, 3], rounded as diffusers rounds them."""
+        return to_images(chunked(self.pixels, self.chunk, latents))
+
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> what they show, [B, 3, H, W] around [-1, 1]; a gradient passes."""
         shift, scale = self._latent_scale
-
-        def pixels(part: Tensor) -> Tensor:
-            return self.autoencoder.decode(part.to(self.device) / scale + shift, return_dict=False)[0]
-
-        return to_images(chunked(pixels, self.chunk, latents))
+        return self.autoencoder.decode(latents.to(self.device) / scale + shift, return_dict=False)[0]
 
     @property
     def _latent_scale(self) -> tuple[Any, Any]:
