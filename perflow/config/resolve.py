@@ -157,6 +157,11 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                 f"{place}: a student of '{base}', a flow, has path straight and prediction velocity; got {recipe.path}"
                 f" and {recipe.prediction}"
             )
+        if RK45 in recipe.trials.solvers and recipe.path != "straight":
+            raise PerflowError(
+                f"{place}.trials.solvers: {RK45} reads dx/dt, which a velocity is on the straight path; got path"
+                f" {recipe.path!r}"
+            )
         for label, edges in axis:
             pairs = None if source else _add_pairs(study, base, recipe.pairs, label, edges)
             start = _start(params, place, recipe, base, label)
