@@ -19,14 +19,15 @@ from perflow.config.chains import check_chains, link
 from perflow.config.load import checked, known, load_params
 from perflow.config.splits import add_prompts, add_splits, check_negative
 from perflow.config.study import Skipped, Study
+from perflow.config.told import check_perceptual, check_within, told_guidance
 from perflow.config.transfers import add_transfers
 from perflow.core import BEST, RK45, SDE, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import each_window, lay, stretches
 from perflow.datasets import DATASETS, POINTS
 from perflow.errors import PerflowError
 from perflow.methods import METHODS, configuration
-from perflow.metrics import CLASSIFIER, CLASSIFYING, CLIP, COORDINATES, EXTRACTORS, LPIPS, METRICS, NEEDS, PERCEIVING
-from perflow.models import SCHEDULERS, TELLING
+from perflow.metrics import CLASSIFIER, CLASSIFYING, CLIP, COORDINATES, EXTRACTORS, LPIPS, METRICS, NEEDS
+from perflow.models import SCHEDULERS
 
 TEACHER, TEACHER_TWO = "teacher", "teacher-2"
 """Names of the reference trials of a base: common noise, and independent noise."""
@@ -165,7 +166,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
         for label, edges in axis:
             pairs = None if source else _add_pairs(study, base, recipe.pairs, label, edges)
             start = _start(params, place, recipe, base, label)
-            told = _told(params, place, recipe, study.bases[base].family)
+            told = told_guidance(params, place, recipe, study.bases[base].family)
             for seed in range(_seeds(recipe.seeds, len(edges) - 1)):
                 name = f"{base}-{entry}-{label}-s{seed}"
                 if name in study.samples:
@@ -176,7 +177,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                     path=recipe.path, prediction=recipe.prediction, method=method, training=training, seed=seed,
                     rank=recipe.rank, told=told, source=source,
                 )  # fmt: skip
-                _check_perceptual(params, place, base, study.students[name])
+                check_perceptual(params, place, base, study.students[name])
                 trials = _student_trials(study, name, recipe.trials, edges, told)
                 windowed = WINDOW in recipe.trials.solvers
                 own = _own(trials, len(edges) - 1, told is not None)
@@ -200,20 +201,6 @@ def _start(params: rows.Params, place: str, recipe: rows.StudentRecipe, base: st
             f" {found.recipe.guidance_embedding}; got {recipe.guidance_embedding}"
         )
     return found.row
-
-
-def _told(params: rows.Params, place: str, recipe: rows.StudentRecipe, family: str) -> rows.ToldGuidance | None:
-    """How a student's network is told its guidance; PerflowError unless that goes with its pairs and its family."""
-    guidance, size = params.pairs[recipe.pairs].guidance if recipe.pairs else 1.0, recipe.guidance_embedding
-    if isinstance(guidance, list) != (size is not None):
-        raise PerflowError(
-            f"{place}.guidance_embedding: goes with pairs of a range of guidance, such as [2, 8]; got"
-            f" {size} and pairs.{recipe.pairs}.guidance {guidance}"
-        )
-    if size is None:
-        return None
-    known("family", f"{place}.guidance_embedding: its family", family, TELLING)
-    return rows.ToldGuidance(size=size, least=guidance[0], most=guidance[1])
 
 
 def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[float]) -> str:
@@ -271,20 +258,13 @@ def _taught_pairs(
     found = link(params, f"{place}.teacher", source.teacher, base, label)
     windowed = WINDOW in found.recipe.trials.solvers
     if found.recipe.guidance_embedding is not None and found.recipe.pairs in params.pairs:
-        _check_within(f"{place}.guidance", source.guidance, source.teacher, params.pairs[found.recipe.pairs].guidance)
+        check_within(f"{place}.guidance", source.guidance, source.teacher, params.pairs[found.recipe.pairs].guidance)
     if windowed != (source.solver == WINDOW) or (not windowed and WINDOW in each_window(source.solver, 1)):
         valid = f"is sampled on its windows: {WINDOW}" if windowed else f"is not: one of {', '.join(SOLVER_CALLS)}"
         raise PerflowError(f"{place}.solver: the teacher '{source.teacher}' {valid}; got {source.solver!r}")
     if not windowed:
         return found.row, _window_steps(source, len(edges) - 1)
     return found.row, _dealt(place, found.edges, source.steps, edges)
-
-
-def _check_within(place: str, guidance: Guidance, model: str, taught: list[float]) -> None:
-    """PerflowError for a guidance (or some of several) that a model which is told it was not taught at."""
-    least, most = taught
-    if not all(least <= each <= most for each in (guidance if isinstance(guidance, list) else [guidance])):
-        raise PerflowError(f"{place}: '{model}' is told its guidance, from {least:g} to {most:g}; got {guidance}")
 
 
 def _dealt(place: str, own: list[float], steps: int | list[int], edges: list[float]) -> int:
@@ -448,7 +428,7 @@ def _student_trials(
     for trial in _trials(f"students: '{name}' trials", study.params, recipe, windows, told is not None):
         solver, steps = trial.solver, trial.steps
         if told is not None:
-            _check_within(f"students: '{name}' trials.guidance", trial.guidance, name, [told.least, told.most])
+            check_within(f"students: '{name}' trials.guidance", trial.guidance, name, [told.least, told.most])
         on_grid = solver in SCHEDULERS and SCHEDULERS[solver].grid
         if on_grid and (edges != equal_edges(windows) or TIMESTEPS % windows):
             raise PerflowError(
@@ -501,23 +481,6 @@ def _method(place: str, recipe: rows.StudentRecipe) -> dict[str, Any]:
             raise PerflowError(f"{place}.{field}: the method {name} needs {wanted}; got {getattr(recipe, field)!r}")
     written = {option: getattr(made, option) for option in valid}
     return {"name": name} | {option: value for option, value in written.items() if value is not None}
-
-
-def _check_perceptual(params: rows.Params, place: str, base: str, student: rows.Student) -> None:
-    """Refuse a loss that asks a network which cannot tell, or which judges, and one of windows that end at noise."""
-    name, place = student.perceptual, f"{place}.method.perceptual"
-    if name is None:
-        return
-    there = [entry for entry, row in params.extractors.items() if row.kind in PERCEIVING]
-    known(f"extractor of kind {' or '.join(PERCEIVING)}", place, name, there)
-    if name == params.evaluation.extractor:
-        raise PerflowError(f"{place}: '{name}' is evaluation.extractor, and what teaches cannot judge; name another")
-    if isinstance(params.bases[base], rows.Flow):
-        raise PerflowError(f"{place}: compares images; '{base}' draws points")
-    if len(student.edges) != 2:
-        raise PerflowError(
-            f"{place}: compares images, at which only one window ends; got {len(student.edges) - 1} windows"
-        )
 
 
 def _training(place: str, common: rows.Optim, own: dict[str, Any]) -> rows.Optim:
