@@ -1,8 +1,9 @@
 """Window pairs on disk: the one currency between teacher and student.
 
 A cache is a folder: ``shard-00000.safetensors`` … with ``start``, ``end`` [n, *latent] fp32, ``k`` [n]
-and ``caption`` [n]; ``conditions.safetensors`` with the condition of each distinct caption, that of
-the empty one first where the base knows one; and ``manifest.json``, written last, with every file's sha256.
+and ``caption`` [n], and ``guidance`` [n] fp32 where every pair has its own; ``conditions.safetensors`` with
+the condition of each distinct caption, that of the empty one first where the base knows one; and
+``manifest.json``, written last, with every file's sha256.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class PairCache:
     caption: Tensor
     conditions: dict[str, Stored]
     device: torch.device
+    guidance: Tensor | None = None
+    """[N] fp32 where each pair has its own, four bytes more."""
 
     @classmethod
     def load(
@@ -93,16 +96,19 @@ class PairCache:
                 raise PerflowError(f"{path}: lacks '{absent[0]}'; delete {manifest_path} and run again")
         header = artifacts.read_header(paths[0])
         captions = len(artifacts.has(header, paths[0], "the conditions of window pairs", captions=list)["captions"])
-        small = {}
-        if fits := _fit(places[1:], places[0], captions):
+        small, own = {}, None
+        ranged = isinstance(manifest.get("guidance"), list)
+        if fits := _fit(places[1:], places[0], captions, ranged):
             small = {name: stored(name, slice(1, None))[:] for name in ("k", "caption")}
             bounds = {"k": len(manifest["edges"]) - 1, "caption": captions}
             fits = all(not len(v) or 0 <= int(v.min()) <= int(v.max()) < bounds[name] for name, v in small.items())
         if not fits:
             raise PerflowError(f"{manifest_path}: its shards do not fit together; delete it and run again")
+        if ranged:
+            own = stored("guidance", slice(1, None))[:]
         tables = {name: stored(name, slice(1, None)) for name in ("start", "end")}
         conditions = {name: stored(name, slice(1)) for name in places[0]}
-        return cls(manifest, **tables, **small, conditions=conditions, device=torch.device(device))
+        return cls(manifest, **tables, **small, conditions=conditions, device=torch.device(device), guidance=own)
 
     def __len__(self) -> int:
         return len(self.k)
@@ -120,8 +126,9 @@ class PairCache:
         return stored.read(at, pinned=self.device.type == "cuda").to(self.device, non_blocking=True)
 
 
-def _fit(shards: list[dict[str, Place]], conditions: dict[str, Place], captions: int) -> bool:
-    """Whether shards hold pairs of one latent shape, and the conditions something for each caption."""
+def _fit(shards: list[dict[str, Place]], conditions: dict[str, Place], captions: int, ranged: bool) -> bool:
+    """Whether shards hold pairs of one latent shape, and the conditions something for each caption; of pairs of a
+    ``ranged`` guidance each its own."""
     if not shards or any(place.shape[:1] != (captions,) for place in conditions.values()):
         return False
     shape, latent = shards[0]["start"].shape[1:], shards[0]["start"].dtype
@@ -132,5 +139,7 @@ def _fit(shards: list[dict[str, Place]], conditions: dict[str, Place], captions:
         if any(shard[name].shape != (*items, *shape) or shard[name].dtype != latent for name in ("start", "end")):
             return False
         if any(shard[name].shape != items or shard[name].dtype != torch.int32 for name in ("k", "caption")):
+            return False
+        if ranged and ("guidance" not in shard or shard["guidance"][:2] != (torch.float32, items)):
             return False
     return True

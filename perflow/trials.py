@@ -30,14 +30,18 @@ def check_finite(model: str, trial: str, latents: Tensor) -> None:
         raise PerflowError(f"{model} {trial}: samples are not finite; the model or solver diverged")
 
 
-def write(folder: Path, trial: Mapping[str, Any], sha256: str, latents: Tensor, images: np.ndarray) -> dict[str, Any]:
-    """Write the latents [N, ...] and images uint8 [N, H, W, 3] of ``trial``, a row of a model of hash ``sha256``;
-    returns its entry for a manifest."""
+def write(
+    folder: Path, trial: Mapping[str, Any], sha256: str, latents: Tensor, images: np.ndarray,
+    calls: Tensor | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the latents [N, ...] and images uint8 [N, H, W, 3] of ``trial``, a row of a model of hash ``sha256``, and
+    the evaluations ``calls`` [N] of a solver that decides as it goes; returns its entry for a manifest."""
     name = trial["name"]
     files = {kind: folder / f"{name}.{suffix}" for kind, suffix in
              (("images", "zip"), ("latents", "safetensors"), ("grid", "png"))}  # fmt: skip
     artifacts.write_archive(files["images"], {f"{i:05d}.png": png(image) for i, image in enumerate(images)})
-    artifacts.write_tensors(files["latents"], {"latents": latents}, {"model": sha256, **trial})
+    tensors = {"latents": latents} | ({} if calls is None else {"evaluations": calls})
+    artifacts.write_tensors(files["latents"], tensors, {"model": sha256, **trial})
     with artifacts.atomic(files["grid"]) as temporary:
         temporary.write_bytes(png(tile(images[:: max(1, len(images) // (_GRID[0] * _GRID[1]))], *_GRID)))
     entries = {kind: {"file": path.name, "sha256": artifacts.sha256_file(path)} for kind, path in files.items()}

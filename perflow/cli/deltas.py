@@ -51,6 +51,7 @@ def apply(delta: Path, base: Path, out: Path, scale: float, other_base: bool) ->
 )  # fmt: skip
 def lora(delta: Path, rank: int | None, out: Path | None, layout: str) -> None:
     """Cut DELTA to a LoRA of low rank, and print how far each rank is from the whole delta."""
+    from perflow.integrations.delta import check_matrices
     from perflow.lora import LAYOUTS, cut
 
     if (rank is None) != (out is None):
@@ -58,6 +59,7 @@ def lora(delta: Path, rank: int | None, out: Path | None, layout: str) -> None:
     if layout not in LAYOUTS:
         raise PerflowError(f"--layout: no '{layout}'; there are {', '.join(LAYOUTS)}")
     change, header = artifacts.read_tensors(delta)
+    check_matrices(str(delta), header)
     pairs, spectrum = cut(change, rank or 0)
     if rank is not None and rank > spectrum.full:
         raise PerflowError(f"--rank {rank}: the largest rank of this delta is {spectrum.full}")

@@ -19,13 +19,22 @@ from perflow.errors import PerflowError
     "--same-prompts", is_flag=True, help="IMAGES, by name, are of the prompts of --against, as many of each as there."
 )
 @click.option("--out", type=FILE, help="Also write everything as JSON.")
-def measure(images: Path, against: Path, same_prompts: bool, out: Path | None) -> None:
+@click.option("--images", "drawn", type=FILE, help="Of a pipeline: the new folder that its images are written to.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Of a pipeline: steps [default: its own].")
+@click.option("--guidance", type=click.FloatRange(0, 100), help="Of a pipeline: guidance [default: its own].")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of a pipeline: seed of its noise.")
+def measure(
+    images: Path, against: Path, same_prompts: bool, out: Path | None, drawn: Path | None, steps: int | None,
+    guidance: float | None, seed: int,
+) -> None:  # fmt: skip
     """Measure a folder or zip of IMAGES as the study of --against measures its models.
 
     Metrics, extractor, real images, groups and confidence are the study's; IMAGES have the size of its images.
+    IMAGES may also be a diffusers pipeline folder, which then draws the prompts of --against.
 
     \b
     perflow measure my-samples/ --against results/samples/digits/manifest.json
+    perflow measure my-pipeline/ --steps 8 --guidance 4.5 --images drawn/ --against results/samples/digits/manifest.json
     """
     from perflow import running
     from perflow.config.rows import Evaluation
@@ -36,14 +45,25 @@ def measure(images: Path, against: Path, same_prompts: bool, out: Path | None) -
     spec = results / "specs" / "evaluations" / f"{model}.json"
     if not spec.is_file():
         raise PerflowError(f"{against}: {spec} is missing; give a study's results/samples/<base>/manifest.json")
-    running.prepare("cpu", 1)
+    pipeline = (images / "model_index.json").is_file()
+    if not pipeline and not drawn == steps == guidance is None:
+        raise PerflowError(f"{images}: no diffusers pipeline; --images, --steps and --guidance are for one")
+    if pipeline and drawn is None:
+        raise PerflowError(f"{images}: a diffusers pipeline; give --images, a new folder for what it draws")
+    device = running.prepare("auto" if pipeline else "cpu", 1)
     row = Evaluation.model_validate(artifacts.read_spec(spec).row)
     dataset = results.parent / "data" / f"{row.dataset}-{row.split}" / "manifest.json"
     extractor, clip, lpips = (
         name and results / "extractors" / name / "extractor.safetensors"
         for name in (row.extractor, row.clip, row.lpips)
     )
-    found = stage.measure(images, row, against, dataset, extractor, same_prompts, clip, lpips)
+    about = {}
+    if pipeline and drawn is not None:
+        from perflow.stages.depict import depict
+
+        about = {"pipeline": depict(images, against, drawn, steps, guidance, seed, device)}
+        images, same_prompts = drawn, True
+    found = about | stage.measure(images, row, against, dataset, extractor, same_prompts, clip, lpips)
     click.echo(_table(found))
     if out is not None:
         artifacts.write_json(out, found)
@@ -62,6 +82,10 @@ def _table(found: dict[str, Any]) -> str:
     for metric, one in found["metrics"].items():
         bounds = f"{number(one['low'])} to {number(one['high'])}"
         rows.append((metric_name(metric, extractor["name"]), number(one["value"]), bounds))
+    if drawn := found.get("pipeline"):
+        own = {name: "its own" if drawn[name] is None else f"{drawn[name]:g}" for name in ("steps", "guidance")}
+        how = f"steps: {own['steps']}, guidance: {own['guidance']}, seed: {drawn['seed']}"
+        about.append(f"drawn by  {drawn['path']} ({drawn['class']}, {drawn['scheduler']}), {how}")
     lines = [
         *about,
         "",

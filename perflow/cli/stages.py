@@ -97,6 +97,7 @@ STAGES = {
         "Teach a student from window pairs (resumes to the same bytes).",
         {"start": _HANDLE.format("model the student starts from"), "pairs": "Manifest of the window pairs."}, _curve,
         running=_TRAINING,
+        optional={"perceptual": "The network that tells how far apart two images look, for a loss that asks."},
     ),
     "take": Stage(
         "Take the released weights of a student that others taught.",
@@ -205,7 +206,7 @@ def _run(
 
 def _arguments(options: dict[str, Any]) -> list[str]:
     """Options as they stand on a command line."""
-    words = ((f"--{name.replace('_', '-')}", value) for name, value in options.items() if value is not False)
+    words = ((f"--{name.replace('_', '-')}", value) for name, value in options.items() if value not in (None, False))
     return [part for name, value in words for part in ([name] if value is True else [name, str(value)])]
 
 

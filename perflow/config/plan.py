@@ -11,7 +11,7 @@ from perflow.config.rows import Flow, Pretrained, Scaled, Transfer, Tuned
 from perflow.config.splits import unpinned
 from perflow.config.study import TABLES, Study
 from perflow.core import BEST, SOLVER_CALLS, SPACINGS, WINDOW
-from perflow.core.grid import dashed, each_window
+from perflow.core.grid import dashed, each_window, spread
 from perflow.datasets import POINTS
 from perflow.errors import PerflowError
 from perflow.metrics import CLIP, LPIPS
@@ -30,7 +30,9 @@ def pair_evaluations(study: Study, name: str) -> int:
     windows = len(row.edges) - 1
     calls = [(SOLVER_CALLS | {WINDOW: 1})[solver] for solver in each_window(row.solver, windows)]
     steps = each_window(row.window_steps, windows)
-    asked = sum(call * count for call, count in zip(calls, steps, strict=True)) * (1 if row.guidance == 1 else 2)
+    told = row.teacher is not None and study.students[row.teacher].told is not None
+    asked = sum(call * count for call, count in zip(calls, steps, strict=True))
+    asked *= 1 if told or row.guidance == 1 else 2
     return -(-row.count // windows) * asked
 
 
@@ -150,7 +152,8 @@ def _edges(study: Study, table: str, name: str) -> str:
             row = study.students[name]
             if row.source:
                 return f"base {row.base}, weights {row.source.weights}"
-            return f"start {row.start or row.base}, pairs {row.pairs}"
+            asked = f", extractor {row.perceptual}" if row.perceptual else ""
+            return f"start {row.start or row.base}, pairs {row.pairs}{asked}"
         case "deltas":
             return f"student {name}"
         case "samples":
@@ -195,14 +198,15 @@ def _work(study: Study, table: str, name: str) -> str:
             row = study.pairs[name]
             return (
                 f"{row.count:,} pairs, {len(row.edges) - 1} windows x {dashed(row.window_steps)} {dashed(row.solver)},"
-                f" w={row.guidance:g}, {pair_evaluations(study, name):,} teacher evaluations"
+                f" w={spread(row.guidance)}, {pair_evaluations(study, name):,} teacher evaluations"
             )
         case "students":
             row = study.students[name]
             if row.source:
                 return f"released {row.source.held}, {row.path}, {row.prediction}"
             steps = f"{row.training.steps:,} steps of {row.training.batch}"
-            return f"{steps}, {row.method['name']}, {row.path}, {row.prediction}"
+            told = f", guidance in {row.told.size} numbers" if row.told else ""
+            return f"{steps}, {row.method['name']}, {row.path}, {row.prediction}{told}"
         case "samples":
             row = study.samples[name]
             return f"{len(row.trials)} trials, {sample_evaluations(study, name):,} evaluations"

@@ -19,6 +19,7 @@ from perflow.config.chains import check_chains, link
 from perflow.config.load import checked, known, load_params
 from perflow.config.splits import add_prompts, add_splits, check_negative
 from perflow.config.study import Skipped, Study
+from perflow.config.told import check_perceptual, check_within, told_guidance
 from perflow.config.transfers import add_transfers
 from perflow.core import BEST, RK45, SDE, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import each_window, lay, stretches
@@ -157,9 +158,15 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                 f"{place}: a student of '{base}', a flow, has path straight and prediction velocity; got {recipe.path}"
                 f" and {recipe.prediction}"
             )
+        if RK45 in recipe.trials.solvers and recipe.path != "straight":
+            raise PerflowError(
+                f"{place}.trials.solvers: {RK45} reads dx/dt, which a velocity is on the straight path; got path"
+                f" {recipe.path!r}"
+            )
         for label, edges in axis:
             pairs = None if source else _add_pairs(study, base, recipe.pairs, label, edges)
             start = _start(params, place, recipe, base, label)
+            told = told_guidance(params, place, recipe, study.bases[base].family)
             for seed in range(_seeds(recipe.seeds, len(edges) - 1)):
                 name = f"{base}-{entry}-{label}-s{seed}"
                 if name in study.samples:
@@ -168,11 +175,12 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                 study.students[name] = rows.Student(
                     base=base, family=study.bases[base].family, start=start, pairs=pairs, edges=edges,
                     path=recipe.path, prediction=recipe.prediction, method=method, training=training, seed=seed,
-                    rank=recipe.rank, source=source,
+                    rank=recipe.rank, told=told, source=source,
                 )  # fmt: skip
-                trials = _student_trials(study, name, recipe.trials, edges)
+                check_perceptual(params, place, base, study.students[name])
+                trials = _student_trials(study, name, recipe.trials, edges, told)
                 windowed = WINDOW in recipe.trials.solvers
-                own = _own(trials, len(edges) - 1)
+                own = _own(trials, len(edges) - 1, told is not None)
                 study.deltas[name] = rows.Delta(student=name, base=base, windowed=windowed, trial=own)
                 _add_samples(study, name, base, trials, windowed, pairs)
 
@@ -186,6 +194,11 @@ def _start(params: rows.Params, place: str, recipe: rows.StudentRecipe, base: st
         raise PerflowError(
             f"{place}.prediction: it starts from '{recipe.start}', which says {found.recipe.prediction};"
             f" got {recipe.prediction!r}"
+        )
+    if found.recipe.guidance_embedding not in (None, recipe.guidance_embedding):
+        raise PerflowError(
+            f"{place}.guidance_embedding: it starts from '{recipe.start}', which has"
+            f" {found.recipe.guidance_embedding}; got {recipe.guidance_embedding}"
         )
     return found.row
 
@@ -244,6 +257,8 @@ def _taught_pairs(
     """The student that makes pairs, and its steps a window: on its own windows if it is sampled on them."""
     found = link(params, f"{place}.teacher", source.teacher, base, label)
     windowed = WINDOW in found.recipe.trials.solvers
+    if found.recipe.guidance_embedding is not None and found.recipe.pairs in params.pairs:
+        check_within(f"{place}.guidance", source.guidance, source.teacher, params.pairs[found.recipe.pairs].guidance)
     if windowed != (source.solver == WINDOW) or (not windowed and WINDOW in each_window(source.solver, 1)):
         valid = f"is sampled on its windows: {WINDOW}" if windowed else f"is not: one of {', '.join(SOLVER_CALLS)}"
         raise PerflowError(f"{place}.solver: the teacher '{source.teacher}' {valid}; got {source.solver!r}")
@@ -323,12 +338,12 @@ def _guidance(params: rows.Params, trials: rows.TrialRecipe) -> Guidance:
 
 def _trial(
     solver: str, steps: int, guidance: Guidance, name: str = "", stream: int = 0, windows: int | None = None,
-    spacing: Spacing = "trailing", teacher: float | None = None,
+    spacing: Spacing = "trailing", teacher: float | None = None, told: bool = False,
 ) -> rows.Trial:  # fmt: skip
     own = "" if spacing == "trailing" else f"-{spacing}" if isinstance(spacing, str) else _called(spacing)
     return rows.Trial(
         name=name or (f"{solver}-{steps}{own}" if steps else solver) + ("" if teacher is None else f"-w{teacher:g}"),
-        solver=solver, steps=steps, guidance=guidance, nfe=nfe(solver, steps, guidance), stream=stream,
+        solver=solver, steps=steps, guidance=guidance, nfe=nfe(solver, steps, 1 if told else guidance), stream=stream,
         scheduler=scheduler_of(solver, windows, spacing), spacing=spacing, teacher=teacher,
     )  # fmt: skip
 
@@ -368,7 +383,9 @@ def _teachers(params: rows.Params, recipe: rows.TrialRecipe) -> list[float | Non
     return [None if each == params.sampling.teacher.guidance else each for each in recipe.teachers or [None]]
 
 
-def _trials(place: str, params: rows.Params, recipe: rows.TrialRecipe, windows: int | None = None) -> list[rows.Trial]:
+def _trials(
+    place: str, params: rows.Params, recipe: rows.TrialRecipe, windows: int | None = None, told: bool = False
+) -> list[rows.Trial]:
     """Every teacher, solver, number of steps and spacing, each trial once; a solver that decides as it goes has 0
     steps."""
     found: dict[str, rows.Trial] = {}
@@ -381,11 +398,12 @@ def _trials(place: str, params: rows.Params, recipe: rows.TrialRecipe, windows: 
         guidance = recipe.guidance
         if guidance is None:
             guidance = params.sampling.teacher.guidance if teacher is None else teacher
-        counts = [0] if solver == RK45 else recipe.steps or _affordable(solver, recipe.evaluations or [], guidance)
+        paid = 1.0 if told else guidance
+        counts = [0] if solver == RK45 else recipe.steps or _affordable(solver, recipe.evaluations or [], paid)
         for steps in counts:
             if isinstance(spacing, list) and len(spacing) != steps:
                 raise PerflowError(f"{place}.spacings: {len(spacing)} times for {steps} steps: {spacing}")
-            trial = _trial(solver, steps, guidance, windows=windows, spacing=spacing, teacher=teacher)
+            trial = _trial(solver, steps, guidance, windows=windows, spacing=spacing, teacher=teacher, told=told)
             found.setdefault(trial.name, trial)
     return list(found.values())
 
@@ -397,7 +415,9 @@ def _affordable(solver: str, budgets: list[int], guidance: Guidance) -> list[int
     return [steps for steps in most if steps]
 
 
-def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: list[float]) -> list[rows.Trial]:
+def _student_trials(
+    study: Study, name: str, recipe: rows.TrialRecipe, edges: list[float], told: rows.ToldGuidance | None
+) -> list[rows.Trial]:
     """Every trial of the recipe that can be on these windows; the others are noted as skipped."""
     guidance, windows, trials = _guidance(study.params, recipe), len(edges) - 1, []
     if isinstance(guidance, list) and (len(guidance) != windows or recipe.solvers != [WINDOW]):
@@ -405,8 +425,10 @@ def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: li
             f"students: '{name}' has {windows} windows and the solvers {recipe.solvers}; guidance {guidance} is for"
             f" {len(guidance)} windows and [{WINDOW}]"
         )
-    for trial in _trials(f"students: '{name}' trials", study.params, recipe, windows):
+    for trial in _trials(f"students: '{name}' trials", study.params, recipe, windows, told is not None):
         solver, steps = trial.solver, trial.steps
+        if told is not None:
+            check_within(f"students: '{name}' trials.guidance", trial.guidance, name, [told.least, told.most])
         on_grid = solver in SCHEDULERS and SCHEDULERS[solver].grid
         if on_grid and (edges != equal_edges(windows) or TIMESTEPS % windows):
             raise PerflowError(
@@ -427,14 +449,14 @@ def _student_trials(study: Study, name: str, recipe: rows.TrialRecipe, edges: li
     return trials
 
 
-def _own(trials: list[rows.Trial], windows: int) -> rows.Trial:
+def _own(trials: list[rows.Trial], windows: int, told: bool) -> rows.Trial:
     """How a student is meant to be sampled: with its first solver, in one step a window, or, where that does not run
     on windows, in the most steps it is tried with."""
     first = trials[0]
     if first.solver == WINDOW:
-        return _trial(WINDOW, windows, first.guidance, teacher=first.teacher)
+        return _trial(WINDOW, windows, first.guidance, teacher=first.teacher, told=told)
     most = max((trial for trial in trials if trial.solver == first.solver), key=lambda trial: trial.steps)
-    return _trial(most.solver, most.steps, most.guidance, windows=windows, teacher=most.teacher)
+    return _trial(most.solver, most.steps, most.guidance, windows=windows, teacher=most.teacher, told=told)
 
 
 def _method(place: str, recipe: rows.StudentRecipe) -> dict[str, Any]:
@@ -457,7 +479,8 @@ def _method(place: str, recipe: rows.StudentRecipe) -> dict[str, Any]:
     for field, wanted in kind.needs.items():
         if getattr(recipe, field) != wanted:
             raise PerflowError(f"{place}.{field}: the method {name} needs {wanted}; got {getattr(recipe, field)!r}")
-    return {"name": name} | {option: getattr(made, option) for option in valid}
+    written = {option: getattr(made, option) for option in valid}
+    return {"name": name} | {option: value for option, value in written.items() if value is not None}
 
 
 def _training(place: str, common: rows.Optim, own: dict[str, Any]) -> rows.Optim:

@@ -61,7 +61,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
+Embedding = Annotated[int, Field(ge=4, le=2**14, multiple_of=2)]
+"""Numbers of an embedded guidance: as many sines as cosines, of two frequencies or more."""
 
+
+def _check_range(guidance: float | list[float]) -> float | list[float]:
+    if isinstance(guidance, list) and not (len(guidance) == 2 and guidance[0] < guidance[1]):
+        raise ValueError(f"guidance is one number, or [least, most] of a range; got {guidance}")
+    return guidance
+
+
+PairGuidance = Annotated[Guidance | list[Guidance], AfterValidator(_check_range)]
+"""One number, or a range [least, most] from which every pair has its own, uniformly."""
 WindowGuidance = Guidance | Annotated[list[Guidance], Field(min_length=1)]
 """One number, or one a window of the student (PeRFlow §4: dynamic CFG, such as 7.5-4-4-4)."""
 
@@ -544,7 +555,7 @@ class PairsRecipe(Row):
     either way, or the states of ``student`` on its own way."""
     student: Name | None = None
     """An entry of ``students`` whose own states windows start at (``starts: student``)."""
-    guidance: Guidance
+    guidance: PairGuidance
     drop: Share = 0.0
     """Share of pairs whose caption is the empty one (CFG-sync), decided by pair index."""
     solver: str | Annotated[list[str], Field(min_length=1)] = "ddim"
@@ -651,7 +662,7 @@ class Released(Row):
 class StudentRecipe(Row):
     """An entry of params.yaml; ``bases``, ``windows`` and ``seeds`` are axes."""
 
-    optional = ("rank", "source")
+    optional = ("rank", "source", "guidance_embedding")
 
     label: Label
     bases: Annotated[list[Name], Field(min_length=1), AfterValidator(_check_once)] | None = None
@@ -670,6 +681,9 @@ class StudentRecipe(Row):
     """An entry of ``students`` whose weights it starts from; None: the base."""
     rank: Count | None = None
     """Rank of what its matrices learn (LoRA), biases and norms fixed; None: every weight is free."""
+    guidance_embedding: Embedding | None = None
+    """Numbers in which its network is told the guidance of its pairs, a range; one evaluation is then enough at any of
+    it. 256 is LCM's. None: it is not told."""
     source: Released | None = None
     """Where its weights are, for one that others taught: it has no pairs, no method and no training here."""
 
@@ -683,7 +697,7 @@ class StudentRecipe(Row):
 
     @model_validator(mode="after")
     def _taught_once(self) -> StudentRecipe:
-        own = ("pairs", "method", "training", "seeds", "start", "rank")
+        own = ("pairs", "method", "training", "seeds", "start", "rank", "guidance_embedding")
         given = [name for name in own if getattr(self, name) != type(self).model_fields[name].default]
         if self.source is not None and given:
             raise ValueError(f"a student with a source was taught elsewhere and has no {given[0]}; got both")
@@ -691,6 +705,10 @@ class StudentRecipe(Row):
             raise ValueError(f"{absent[0]}: missing; got neither it nor a source")
         if self.source is not None and self.source.towards_data and self.prediction != "velocity":
             raise ValueError(f"source.towards_data is of a velocity; got prediction {self.prediction!r}")
+        if self.rank is not None and self.guidance_embedding is not None:
+            raise ValueError(
+                "a student of low rank has no guidance_embedding: what loads a LoRA has no place for it; got both"
+            )
         return self
 
     @model_validator(mode="after")
@@ -705,10 +723,18 @@ class StudentRecipe(Row):
         return self
 
 
+class ToldGuidance(Row):
+    """How a student's network is told its guidance: embedded in ``size`` numbers, one from ``least`` to ``most``."""
+
+    size: Embedding
+    least: Guidance
+    most: Guidance
+
+
 class Student(Row):
     """One training: what it learns from, what its output means, how, with which seed; or where its weights are."""
 
-    optional = ("rank", "source")
+    optional = ("rank", "source", "told")
 
     base: Name
     family: str
@@ -722,8 +748,15 @@ class Student(Row):
     training: Optim | None
     seed: Seed
     rank: Count | None = None
+    told: ToldGuidance | None = None
+    """None: its network is not told its guidance."""
     source: Released | None = None
     """Where its weights are, for one that others taught; it then has no pairs, no method and no training."""
+
+    @property
+    def perceptual(self) -> str | None:
+        """The extractor that its method asks how far apart two images look; None where it asks none."""
+        return (self.method or {}).get("perceptual")
 
 
 class Trial(Row):

@@ -141,9 +141,10 @@ def _links(study: Study, name: str) -> list[str]:
 
 
 def _guidance_mode(study: Study, pairs: str) -> str:
-    """CFG-fixed if any teacher of the chain was guided: its guidance is then in the student's weights."""
+    """CFG-fixed if any teacher of the chain was guided: its guidance is then in the student's weights; CFG-embedded if
+    they hold that of a range."""
     row = study.pairs[pairs]
     if row.guidance != 1:
-        return "CFG-fixed"
-    taught = study.students[row.teacher].pairs if row.teacher else None
-    return _guidance_mode(study, taught) if taught else "CFG-sync"
+        return "CFG-embedded" if isinstance(row.guidance, list) else "CFG-fixed"
+    teacher = study.students[row.teacher] if row.teacher else None
+    return _guidance_mode(study, teacher.pairs) if teacher and teacher.pairs and not teacher.told else "CFG-sync"

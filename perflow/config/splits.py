@@ -80,8 +80,8 @@ def _guided_away_from(study: Study, pairs: str) -> str | None:
     row = study.pairs[pairs]
     if row.guidance != 1:
         return row.negative
-    taught = study.students[row.teacher].pairs if row.teacher else None
-    return _guided_away_from(study, taught) if taught else None
+    teacher = study.students[row.teacher] if row.teacher else None
+    return _guided_away_from(study, teacher.pairs) if teacher and teacher.pairs and not teacher.told else None
 
 
 def missing(study: Study, root: Path) -> str | None:

@@ -104,7 +104,8 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
         case "students" if row.source is not None:
             return "perflow.stages.take", FAMILIES[row.family]
         case "students":
-            return "perflow.stages.train", FAMILIES[row.family], METHODS[row.method["name"]]
+            asked = row.perceptual and ("perflow.metrics.perceived", EXTRACTORS[study.extractors[row.perceptual].kind])
+            return "perflow.stages.train", FAMILIES[row.family], METHODS[row.method["name"]], *(asked or ())
         case "deltas":
             return ("perflow.stages.export",)
         case "samples" if row.extractor is not None:

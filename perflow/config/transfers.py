@@ -51,7 +51,10 @@ def _add(study: Study, name: str, setting: rows.SettingRecipe, base: str) -> Non
         raise PerflowError(f"{place}.students: none of {', '.join(setting.students)} is taught on '{own_origin}'")
     for model in [*([] if plain else [base]), *deltas]:
         own = f"{scene}.{model}"
-        trials = _trials(study, own, setting, study.samples[model].trials)
+        told = model in study.students and study.students[model].told is not None
+        if told and setting.rank is not None:
+            raise PerflowError(f"{place}.rank: '{model}' is told its guidance, and no LoRA holds how; leave rank out")
+        trials = _trials(study, own, setting, study.samples[model].trials, told)
         study.transfers[own] = rows.Transfer(
             setting=name, model=model, base=base, dataset=dataset, family=row.family, task=setting.task,
             adapter=setting.adapter, strength=setting.strength, rank=setting.rank, reference=reference,
@@ -69,7 +72,9 @@ def _students(study: Study, setting: rows.SettingRecipe) -> list[str]:
     return [name for name, row in study.students.items() if study.entries[name] in setting.students and row.seed == 0]
 
 
-def _trials(study: Study, name: str, setting: rows.SettingRecipe, trials: list[rows.Trial]) -> list[rows.Trial]:
+def _trials(
+    study: Study, name: str, setting: rows.SettingRecipe, trials: list[rows.Trial], told: bool
+) -> list[rows.Trial]:
     """The trials a model has anyway, with the steps that a strength leaves of them; what cannot be is skipped."""
     kept = []
     for trial in trials:
@@ -82,7 +87,7 @@ def _trials(study: Study, name: str, setting: rows.SettingRecipe, trials: list[r
             study.skipped.append(Skipped(f"{name} {trial.name}", f"strength {setting.strength:g} leaves no step"))
         else:
             calls = SCHEDULERS[trial.solver].evaluations(taken) if trial.solver in SCHEDULERS else taken
-            kept.append(trial.model_copy(update={"nfe": calls * (1 if trial.guidance == 1 else 2)}))
+            kept.append(trial.model_copy(update={"nfe": calls * (1 if told or trial.guidance == 1 else 2)}))
     if not kept:
         raise PerflowError(f"settings: '{name}' has no trial left at strength {setting.strength:g}")
     return kept

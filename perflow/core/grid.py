@@ -42,6 +42,11 @@ def dashed(given: Any) -> str:
     return "-".join(map(str, each_window(given, 1)))
 
 
+def spread(given: float | Sequence[float]) -> str:
+    """A guidance as text, or the range that pairs have theirs from: 4.5, or 2 to 8."""
+    return " to ".join(f"{value:g}" for value in each_window(given, 1))
+
+
 def stretches(own: Sequence[float], count: int, edges: Sequence[float]) -> list[list[WindowStep]]:
     """The ``count`` steps of a flow whose windows have the edges ``own``, dealt out to the windows ``edges``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,6 +19,8 @@ class Learner:
 
     network: Network
     flow: PiecewiseFlow
+    apart: Callable[[Tensor, Tensor], Tensor] | None = None
+    """How far apart two batches of latents look, [B], for a method that asks (``Method.perceptual``)."""
 
     def says(self, x: Tensor, k: Tensor, u: Tensor, condition: Condition) -> Tensor:
         """The output y [B, ...] at x, window k [B], position u [B], in the flow's own terms (fp32)."""

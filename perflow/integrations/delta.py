@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from perflow import artifacts, delta
 from perflow.errors import PerflowError
 from perflow.integrations.scheduler import PeRFlowScheduler
-from perflow.models import PREDICTION_TYPES, SCHEDULERS, prediction_type
+from perflow.models import PREDICTION_TYPES, SCHEDULERS, embedding, prediction_type
 from perflow.models.schedulers import BETAS, betas
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ def apply_delta(pipe_or_unet: T, path_or_delta: str | Path | Delta, other_base: 
     ``delta.safetensors`` or what ``artifacts.read_tensors`` returned for one. Sums are fp32, cast back to the
     weights' type. A pipeline also gets the scheduler that the header describes, on the noise schedule of its
     present one: a ``PeRFlowScheduler``, or for a student without windows the diffusers scheduler it is sampled with.
+    A UNet that is to be told its guidance gets the matrix for it, and pipelines then tell it their ``guidance_scale``.
 
     PerflowError, with nothing changed: a tensor is missing, unknown or of another shape, or the pipeline's
     network predicts something else than the delta's base (always); the UNet is not the base the delta was made
@@ -45,6 +46,9 @@ def apply_delta(pipe_or_unet: T, path_or_delta: str | Path | Delta, other_base: 
         check_prediction(name, header, pipe_or_unet.scheduler)
         scheduler = student_scheduler(name, header, pipe_or_unet.scheduler)
 
+    if (told := header.get("told")) and delta.ADDED not in weights:
+        embedding.insert(unet, told["size"])
+        weights = unet.state_dict()
     for key, weight in weights.items():
         weight.copy_(student[key])
     if unet is not pipe_or_unet:
@@ -62,6 +66,12 @@ def read_delta(path_or_delta: str | Path | Delta) -> tuple[str, Delta]:
 def scaled(change: Mapping[str, Tensor], scale: float) -> Mapping[str, Tensor]:
     """``scale`` ΔW in fp32; ΔW itself for a scale of 1."""
     return change if scale == 1 else {key: scale * value.float() for key, value in change.items()}
+
+
+def check_matrices(name: str, header: Mapping[str, Any]) -> None:
+    """PerflowError if the delta's network is told its guidance: a LoRA has no place for how."""
+    if header.get("told"):
+        raise PerflowError(f"{name}: its network is told its guidance, which no LoRA holds; add the whole delta")
 
 
 def check_prediction(name: str, header: Mapping[str, Any], scheduler: SchedulerMixin) -> None:

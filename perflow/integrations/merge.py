@@ -18,7 +18,7 @@ from perflow.errors import PerflowError
 from perflow.integrations import single_file
 from perflow.integrations.delta import check_prediction, plain_scheduler, scaled
 from perflow.integrations.scheduler import PeRFlowScheduler
-from perflow.models import PIPELINES
+from perflow.models import PIPELINES, embedding
 from perflow.models import folder as pipeline_folder
 
 _OWN_SCHEDULER = ("DDIMPipeline", "PNDMPipeline")
@@ -66,7 +66,7 @@ def merge(delta_path: Path, base: Path, out: Path, scale: float = 1.0, other_bas
     if out.suffix == ".safetensors":
         artifacts.write_tensors(out, single_file.tensors(base, index, student), about)
     else:
-        _write_folder(out, base, index, student, own, about)
+        _write_folder(out, base, index, student, own, about, header.get("told"))
     wanted = header.get("base") or {}
     own_base = delta.identity(weights) == wanted.get("sha256")
     return Merged(len(weights), str(wanted.get("name")), own_base, type(own).__name__)
@@ -88,6 +88,7 @@ def _write_folder(
     student: dict[str, Tensor],
     scheduler: SchedulerMixin,
     about: dict[str, Any],
+    told: dict[str, Any] | None,
 ) -> None:
     network = pipeline_folder.NETWORK
     with _new_folder(out) as folder:
@@ -96,7 +97,11 @@ def _write_folder(
             for source, name in pipeline_folder.files(base / part).items():
                 shutil.copyfile(source, folder / part / name)
         (folder / network).mkdir()
-        shutil.copyfile(pipeline_folder.place(base / network) / "config.json", folder / network / "config.json")
+        config = pipeline_folder.place(base / network) / "config.json"
+        shutil.copyfile(config, folder / network / "config.json")
+        if told is not None:
+            wider = artifacts.read_json(config) | {embedding.OPTION: told["size"]}
+            artifacts.write_json(folder / network / "config.json", wider)
         artifacts.write_tensors(folder / network / pipeline_folder.NETWORK_FILE, student, about)
         scheduler.save_pretrained(folder / "scheduler")
         kind = type(scheduler)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perflow import artifacts, lora
-from perflow.integrations.delta import apply_delta, read_delta, student_scheduler
+from perflow.integrations.delta import apply_delta, check_matrices, read_delta, student_scheduler
 from perflow.models import TASKS
 
 _DELTA, _STYLE = "delta", "adapter"
@@ -61,6 +61,7 @@ def pipeline(
 def apply_low_rank(pipe: Any, delta: Path, rank: int) -> None:
     """Load a delta into ``pipe`` as a LoRA of ``rank``, and give it the student's scheduler."""
     name, (change, header) = read_delta(delta)
+    check_matrices(name, header)
     scheduler = student_scheduler(name, header, pipe.scheduler)
     pairs, _ = lora.cut(change, rank)
     pipe.load_lora_weights(lora.diffusers_names(pairs), adapter_name=_DELTA)

@@ -1,8 +1,9 @@
 """Latent consistency distillation: both ends of a window must be told to end at the same point.
 
 arXiv 2310.04378, algorithm 1. A pair of a one-step window is what it calls (z_{n+k}, ẑ_n): a point of the
-teacher's ODE and the solver's next one, K windows for a skip of T/K. Guidance is the pairs' (CFG-fixed), so the
-network takes no guidance embedding. It says epsilon as its base did: the delta runs on ``LCMScheduler``.
+teacher's ODE and the solver's next one, K windows for a skip of T/K. Guidance is the
+pairs': one (CFG-fixed), or a range from which each has its own, which the network is then told (its own w is that
+less 1). It says epsilon as its base did: the delta runs on ``LCMScheduler``.
 """
 
 from __future__ import annotations

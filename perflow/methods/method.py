@@ -18,6 +18,9 @@ class Method(Protocol):
     """How often a training step asks the network, or its EMA copy, about each pair."""
     needs: ClassVar[dict[str, str]] = {}
     """Values that fields of the student's row must have, such as ``{"prediction": "ddim_eps"}``."""
+    perceptual: str | None
+    """An entry of ``extractors`` that its loss asks how far apart two images look; a method without it has no such
+    field."""
 
     def loss(self, student: Learner, target: Learner, pairs: PairBatch, rng: torch.Generator) -> torch.Tensor:
         """A scalar. ``target`` is the student's EMA copy, which takes no gradient; ``rng`` is on the CPU and a

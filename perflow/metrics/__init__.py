@@ -41,6 +41,9 @@ METRICS = {
 CLIP, LPIPS = "clip", "lpips"
 """Kinds of network that one metric has beside the extractor, and the keys of ``evaluation`` that name theirs."""
 
+PERCEIVING = (LPIPS, "squeezenet")
+"""Kinds that a loss may ask how far apart two images look: an object with ``apart``."""
+
 _PATHS = ("paths",)
 NEEDS = {
     "diversity": ("prompts",),

@@ -1,7 +1,8 @@
 """LPIPS as others wrote it: a TorchScript program of two batches of images.
 
 It takes uint8 images [B, 3, H, W] twice and returns distances [B], so what its network expects of pixels is inside it,
-and so are LPIPS's own linear weights. A program runs as it was saved: give only files you trust, by their hash.
+and so are LPIPS's own linear weights. As a loss it is given floats from 0 to 255, and must pass a gradient on. A
+program runs as it was saved: give only files you trust, by their hash.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Perceptual:
         self.values: dict[str, list[str]] = {}
         """It reads no attribute of the study's data."""
         self._data, self._program = data, program(data)
+        for parameter in self._program.parameters():
+            parameter.requires_grad_(False)
 
     @torch.no_grad()
     def distances(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -36,14 +39,7 @@ class Perceptual:
         """
 
         def ask(*sides: Tensor) -> Tensor:
-            try:
-                found = self._program(*(side.permute(0, 3, 1, 2).contiguous() for side in sides))
-            except RuntimeError as error:
-                raise PerflowError(f"LPIPS: the program fails ({str(error).strip().splitlines()[-1]})") from None
-            if not isinstance(found, Tensor) or found.shape != sides[0].shape[:1]:
-                shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-                raise PerflowError(f"LPIPS: the program returns {shape} for {len(sides[0])} pairs; distances are [B]")
-            return found.double()
+            return self._ask(*(side.permute(0, 3, 1, 2).contiguous() for side in sides)).double()
 
         found = chunked(ask, _CHUNK, torch.from_numpy(one), torch.from_numpy(other)).numpy()
         if not (np.isfinite(found).all() and (found >= 0).all()):
@@ -56,6 +52,32 @@ class Perceptual:
         one, other = (starts + side for side in np.triu_indices(per_prompt, 1))
         rows = [self.distances(images[a], images[b]) for a, b in zip(one, other, strict=True)]
         return np.stack(rows)
+
+    def apart(self, one: Tensor, other: Tensor) -> Tensor:
+        """Distance [B] between images [B, 3, H, W] from 0 to 255 (floats) and as many others, with a gradient.
+
+        PerflowError if the program fails on them, or passes no gradient on.
+        """
+        found = self._ask(one, other)
+        if one.requires_grad and not found.requires_grad:
+            raise PerflowError("LPIPS: the program passes no gradient on; it serves as a measure, not as a loss")
+        return found.float()
+
+    def to(self, device: str) -> Perceptual:
+        """Itself, on ``device``."""
+        self._program.to(device)
+        return self
+
+    def _ask(self, one: Tensor, other: Tensor) -> Tensor:
+        """What the program says of two batches [B, 3, H, W]."""
+        try:
+            found = self._program(one, other)
+        except RuntimeError as error:
+            raise PerflowError(f"LPIPS: the program fails ({str(error).strip().splitlines()[-1]})") from None
+        if not isinstance(found, Tensor) or found.shape != one.shape[:1]:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise PerflowError(f"LPIPS: the program returns {shape} for {len(one)} pairs; distances are [B]")
+        return found
 
     def state_dict(self) -> dict[str, Tensor]:
         """The program's bytes, as a tensor."""

@@ -41,10 +41,21 @@ class SqueezeNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] to float32 [B, 512], none below 0."""
-        wide = functional.interpolate(
-            images.permute(0, 3, 1, 2).float(), (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True
-        )
-        return self.features(wide.flip(1) - wide.new_tensor(MEAN)[:, None, None]).mean((2, 3))
+        return self.features(_prepared(images.permute(0, 3, 1, 2).float())).mean((2, 3))
+
+    def apart(self, one: Tensor, other: Tensor) -> Tensor:
+        """Distance [B] between images [B, 3, H, W] from 0 to 255 and as many others, with a gradient.
+
+        LPIPS without its learned weights (arXiv 1801.03924, eq. 1 with w = 1): activations before each pooling and at
+        the end, each position's scaled to length 1, squared differences averaged over positions, summed over layers.
+        """
+        total = one.new_zeros(len(one))
+        sides = [_prepared(side) for side in (one, other)]
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                total = total + _differ(*sides)
+            sides = [layer(side) for side in sides]
+        return total + _differ(*sides)
 
     @torch.no_grad()
     def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -59,6 +70,18 @@ class SqueezeNet(nn.Module):
     def architecture(self) -> dict[str, Any]:
         """What ``restore`` needs beside the tensors: nothing."""
         return {}
+
+
+def _prepared(images: Tensor) -> Tensor:
+    """Pixels [B, 3, H, W] from 0 to 255 as the network reads them."""
+    wide = functional.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+    return wide.flip(1) - wide.new_tensor(MEAN)[:, None, None]
+
+
+def _differ(one: Tensor, other: Tensor) -> Tensor:
+    """Squared difference [B] of activations [B, C, H, W] of length 1 along C, averaged over positions."""
+    one, other = (functional.normalize(side, dim=1, eps=1e-10) for side in (one, other))
+    return (one - other).square().sum(1).mean((1, 2))
 
 
 def restore(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> SqueezeNet:

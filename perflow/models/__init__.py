@@ -22,6 +22,9 @@ PIPELINES = {
 }
 """diffusers' pipeline of each family that has one."""
 
+TELLING = ("stable_diffusion", "sdxl")
+"""Families whose network can be told its guidance (``embedding``)."""
+
 FLOWS = ("plane",)
 """Families whose bases are flows that say velocity: solved as they are, with Euler, RK45 or the reverse SDE."""
 

@@ -16,7 +16,6 @@ from perflow.core.chunks import chunked
 from perflow.core.condition import take
 from perflow.core.fields import Denoiser, course, velocity_field
 from perflow.core.grid import each_window
-from perflow.core.guidance import nfe
 from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.rng import generator
 from perflow.core.velocity import reverse_sde, rk45
@@ -143,7 +142,7 @@ class Drawer:
         scales, edges = each_window(trial.guidance, len(flow.windows)), flow.windows.edges
         for k, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
             x, more = rk45(velocity_field(says(scales[k]), flow, k), x, start, end)
-            calls += more * nfe(scales[k])
+            calls += more * self.model.nfe(scales[k])
         return x, calls[:, None].to(x)
 
     def _flow(self) -> PiecewiseFlow:

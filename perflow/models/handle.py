@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from perflow import artifacts, delta, record
 from perflow.core.condition import Condition
 from perflow.core.fields import Denoiser, clipped
-from perflow.core.guidance import guided
+from perflow.core.guidance import guided, nfe, told
 from perflow.core.piecewise import PiecewiseFlow
 from perflow.core.rng import normal
 from perflow.core.windows import Windows
 from perflow.errors import PerflowError
-from perflow.models import FAMILIES, OPTIONS
+from perflow.models import FAMILIES, OPTIONS, embedding
 from perflow.models import folder as pipeline_folder
 
 
@@ -43,13 +43,23 @@ class Model:
     trial: dict[str, Any] | None
     """How a student is meant to be sampled: ``solver``, ``steps``, ``guidance``, ``scheduler``."""
     taught: bool = True
+    told: dict[str, Any] | None = None
+    """How its network is told its guidance: ``size`` of the embedding, ``least`` and ``most``; None: it is not."""
 
-    def says(self, condition: Condition, null: Condition | None, guidance: float) -> Denoiser:
-        """The network under a condition (see ``guided``); a base's within the range its checkpoint keeps x0 in."""
+    def says(self, condition: Condition, null: Condition | None, guidance: float | Tensor) -> Denoiser:
+        """The network under a condition (see ``guided``); a base's within the range its checkpoint keeps x0 in.
+
+        One that is told its guidance does not read ``null``."""
+        if self.told is not None:
+            return guided(self.base.network(self.unet), told(condition, guidance, self.told["size"]), None, 1)
         network = guided(self.base.network(self.unet), condition, null, guidance)
         if self.base.clip is None or self.taught:
             return network
         return clipped(network, self.base.schedule, self.base.prediction, self.base.clip)
+
+    def nfe(self, guidance: float | list[float]) -> int:
+        """Network evaluations that one call of ``says`` costs, at a guidance or in a range of them."""
+        return 1 if self.told is not None else nfe(guidance)
 
     def noise(self, seed: int, label: str, items: Iterable[int]) -> Tensor:
         """What sampling starts from, [N, *latent] on the CPU: normal noise, or a family's own; item by item."""
@@ -129,10 +139,14 @@ def _load_student(path: Path, handle: dict[str, Any], device: str) -> Model:
     base = _load_base(base_path, base_handle, device)
     tensors, header = artifacts.read_tensors(delta_path)
     unet = copy.deepcopy(base.unet)
-    unet.load_state_dict(delta.add(base.unet.state_dict(), tensors, header, name=str(delta_path)))
+    student = delta.add(base.unet.state_dict(), tensors, header, name=str(delta_path))
     try:
-        taught = flow(base, header)
-        return Model(handle["name"], base.base, unet, taught, header["student_sha256"], base.sha256, header["trial"])
+        taught, told = flow(base, header), header.get("told")
+        if told is not None:
+            embedding.insert(unet, told["size"])
+        unet.load_state_dict(student)
+        sha256 = header["student_sha256"]
+        return Model(handle["name"], base.base, unet, taught, sha256, base.sha256, header["trial"], told=told)
     except (PerflowError, KeyError, TypeError, ValueError) as error:
         raise PerflowError(
             f"{delta_path}: its header does not describe a student ({error}); delete it and run again"

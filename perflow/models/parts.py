@@ -22,8 +22,9 @@ class Parts:
     """The parts of a pipeline folder, in fp32 (weights) on ``device``, and what every family says of itself.
 
     A family also has ``encode`` (images uint8 [N, H, W, 3] -> latents fp32 [N, C, h, w]) and ``decode`` back,
-    ``embed`` (captions -> condition), ``network(unet)``, a ``Network`` that reads those conditions, and
-    ``resolution``, the side of its images.
+    ``pixels`` (latents [B, ...] -> what they show, [B, 3, H, W] around [-1, 1], with a gradient), ``embed`` (captions
+    -> condition), ``network(unet)``, a ``Network`` that reads those conditions, and ``resolution``, the side of its
+    images.
     """
 
     conditional: bool = True

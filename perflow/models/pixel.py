@@ -74,7 +74,11 @@ class Pixel(Parts):
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """[N, C, H, W] -> images uint8 [N, H, W, 3], clamped to [-1, 1] and rounded as diffusers rounds them."""
-        return to_images(latents.expand(-1, 3, -1, -1))
+        return to_images(self.pixels(latents))
+
+    def pixels(self, latents: Tensor) -> Tensor:
+        """[B, C, H, W] -> what they show, [B, 3, H, W] around [-1, 1]; a gradient passes."""
+        return latents.expand(-1, 3, -1, -1)
 
     def embed(self, captions: list[str]) -> dict[str, Tensor]:
         """Captions -> conditions: ``label`` int64 [N], or nothing. PerflowError for a caption that names no class."""

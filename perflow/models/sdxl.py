@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from perflow import artifacts
 from perflow.core.chunks import chunked
+from perflow.core.guidance import TOLD
 from perflow.errors import PerflowError
 from perflow.models.folder import INDEX
 from perflow.models.stable_diffusion import StableDiffusion, token_ids
@@ -51,7 +52,10 @@ class SDXL(StableDiffusion):
 
         def says(x: Tensor, timestep: Tensor, condition: dict[str, Tensor]) -> Tensor:
             added = {"text_embeds": condition["pooled"], "time_ids": condition["sizes"]}
-            return unet(x, timestep, condition["text"], added_cond_kwargs=added, return_dict=False)[0]
+            told = condition.get(TOLD)
+            return unet(x, timestep, condition["text"], timestep_cond=told, added_cond_kwargs=added, return_dict=False)[
+                0
+            ]
 
         return says
 

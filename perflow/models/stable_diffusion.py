@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from perflow import artifacts
 from perflow.core.chunks import chunked
+from perflow.core.guidance import TOLD
 from perflow.core.schedule import Schedule
 from perflow.errors import PerflowError
+from perflow.models import embedding, prediction_type
 from perflow.models import folder as pipeline_folder
-from perflow.models import prediction_type
 from perflow.models.parts import Parts
 
 if TYPE_CHECKING:
@@ -27,7 +28,18 @@ if TYPE_CHECKING:
 
 
 class StableDiffusion(Parts):
-    """A ``StableDiffusionPipeline`` folder; its condition is ``text`` [N, L, D]."""
+    """A ``StableDiffusionPipeline`` folder; its condition is ``text`` [N, L, D].
+
+    PerflowError for a network that is told its guidance: students are, no base is.
+    """
+
+    def __init__(self, *where: Any):
+        super().__init__(*where)
+        if (size := self._config("unet").get(embedding.OPTION)) is not None:
+            raise PerflowError(
+                f"{self.folder}: its network is told its guidance ({embedding.OPTION} {size}), as a student's may be;"
+                " a base is guided by two evaluations"
+            )
 
     @cached_property
     def unet(self) -> nn.Module:
@@ -75,7 +87,9 @@ class StableDiffusion(Parts):
     def network(self, unet: nn.Module | None = None) -> Any:
         """``network(x, timestep, condition) -> raw output`` of ``unet`` (default: the base's)."""
         unet = self.unet if unet is None else unet
-        return lambda x, timestep, condition: unet(x, timestep, condition["text"], return_dict=False)[0]
+        return lambda x, timestep, condition: unet(
+            x, timestep, condition["text"], timestep_cond=condition.get(TOLD), return_dict=False
+        )[0]
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> Tensor:
@@ -92,12 +106,12 @@ class StableDiffusion(Parts):
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents [N, C, h, w] -> images uint8 [N, H, W, 3], rounded as diffusers rounds them."""
+        return to_images(chunked(self.pixels, self.chunk, latents))
+
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> what they show, [B, 3, H, W] around [-1, 1]; a gradient passes."""
         shift, scale = self._latent_scale
-
-        def pixels(part: Tensor) -> Tensor:
-            return self.autoencoder.decode(part.to(self.device) / scale + shift, return_dict=False)[0]
-
-        return to_images(chunked(pixels, self.chunk, latents))
+        return self.autoencoder.decode(latents.to(self.device) / scale + shift, return_dict=False)[0]
 
     @property
     def _latent_scale(self) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perflow import artifacts
-from perflow.core.grid import dashed
+from perflow.core.grid import dashed, spread
 from perflow.errors import PerflowError
 from perflow.models import PIPELINES
 from perflow.report.study import METRICS, WINDOW, metric_name
@@ -176,6 +176,15 @@ def _guidance(guidance: float | list[float] | None) -> str | None:
     return ", ".join(f"{value:g}" for value in (guidance if isinstance(guidance, list) else [guidance]))
 
 
+def _told(header: Header) -> str | None:
+    """How a network is told its guidance; None for one that is not."""
+    told = header.get("told")
+    if told is None:
+        return None
+    among = f"{told['least']:g} to {told['most']:g}"
+    return f"{among}, embedded in {told['size']} numbers: one evaluation a step at any of it"
+
+
 def _facts(header: Header, base: Mapping[str, Any], numbers: Measured | None) -> list[tuple[str, str]]:
     edges, row = header.get("edges"), header.get("row") or {}
     facts = [
@@ -189,6 +198,7 @@ def _facts(header: Header, base: Mapping[str, Any], numbers: Measured | None) ->
         ("path in a window", header.get("path")),
         ("prediction", f"{header.get('prediction')} (base: {header.get('base_prediction')})"),
         ("guidance to sample with", _guidance(header.get("guidance"))),
+        ("guidance that the network is told", _told(header)),
         ("timesteps", {0: "T t (published weights)", -1: "T t - 1"}.get(header.get("timestep_offset"))),
     ]
     if row and row["method"]:
@@ -205,7 +215,7 @@ def _facts(header: Header, base: Mapping[str, Any], numbers: Measured | None) ->
         pairs = numbers.pairs
         facts.append((
             "pairs", f"{pairs['count']} of {dashed(pairs['solver'])}, {count(pairs['window_steps'], 'step')} a window,"
-            f" guidance {pairs['guidance']:g}, starts: {pairs['starts']}, data set {pairs['dataset']}"
+            f" guidance {spread(pairs['guidance'])}, starts: {pairs['starts']}, data set {pairs['dataset']}"
             + (f", teacher {pairs['teacher']}" if pairs.get("teacher") else ""),
         ))  # fmt: skip
     return [(key, str(value)) for key, value in facts if value is not None]

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import PurePath
 from typing import Any
 
-from perflow.core.grid import dashed
+from perflow.core.grid import dashed, spread
 from perflow.datasets import POINTS
 from perflow.report.data import Report
 from perflow.report.html import Cell, Html, folded, pre, table
@@ -62,9 +62,12 @@ def _samples(sampling: dict[str, Any]) -> str:
 
 
 def _pairs(row: dict[str, Any]) -> str:
-    mode = "CFG-sync" if row["guidance"] == 1 else f"CFG-fixed at {row['guidance']:g}"
+    guidance = spread(row["guidance"])
+    mode = "CFG-sync" if row["guidance"] == 1 else f"CFG-fixed at {guidance}"
+    if isinstance(row["guidance"], list):
+        mode = f"CFG-embedded, guidance {guidance}"
     if row.get("teacher"):
-        mode = f"made by {row['teacher']} at guidance {row['guidance']:g}"
+        mode = f"made by {row['teacher']} at guidance {guidance}"
     return (
         f"{row['count']:,} window pairs, {mode}, starts: {row['starts']}, "
         f"{dashed(row['solver'])} with {count(row['steps'], 'step')}"

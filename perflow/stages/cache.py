@@ -13,7 +13,7 @@ from torch import Tensor
 from perflow import artifacts, pairs, record
 from perflow.artifacts import Spec
 from perflow.config.rows import Pairs
-from perflow.core import WINDOW, guidance
+from perflow.core import WINDOW
 from perflow.core.chunks import chunked
 from perflow.core.condition import Condition, take
 from perflow.core.fields import Denoiser, base_field, follow, way
@@ -42,6 +42,7 @@ def cache(
 
     An item is a window (``starts: data``: noised real latents, PeRFlow eq. 3) or a trajectory through all
     windows (``starts: trajectory``); of a ``mixture`` the first half of each window's pairs are of trajectories.
+    Of a range of guidance every item has its own, along all its windows; shards then hold it.
     With ``starts: student`` the windows of an item start where the model ``student`` comes by on its own way.
     Everything about item i is a function of (seed, i), so neither chunks nor shards nor an interruption
     change its bytes. A sound shard of this spec is kept.
@@ -141,7 +142,7 @@ class _Work:
         calls = sum(
             steps if solver == WINDOW else evaluations(solver, steps) for solver, steps in map(self._ways, crossed)
         )
-        return len(items) * calls * guidance.nfe(self.row.guidance)
+        return len(items) * calls * self.teacher.nfe(self.row.guidance)
 
     def _ways(self, k: int) -> tuple[str, int]:
         """Solver and steps across window k."""
@@ -165,29 +166,30 @@ class _Work:
         image = torch.cat([torch.randint(len(latents), (1,), generator=rng) for rng in draws])
         dropped = torch.cat([torch.rand(1, generator=rng) for rng in draws]) < recipe.drop
         caption = torch.where(dropped, 0, self.data.caption[image])
+        own = None
+        if isinstance(recipe.guidance, list):
+            least, most = recipe.guidance
+            own = least + (most - least) * torch.cat([torch.rand(1, generator=rng) for rng in draws])
         noise = self.teacher.noise(seed, "pair-noise", items.tolist()).to(self.device)
         if self.student is not None:
             starts = self._states(noise, caption)
-            ends = [
-                chunked(lambda x, c, k=k: self._cross(x, c, k), self.teacher.base.chunk, starts[k], caption)
-                for k in crossed
-            ]
-            return _pairs(starts, ends, crossed, caption)
+            ends = [self._end(starts[k], caption, own, k) for k in crossed]
+            return _pairs(starts, ends, crossed, caption, own)
         t = self.windows.start(crossed[0])
         x = self.teacher.base.schedule.alpha(t) * latents[image] + self.teacher.base.schedule.sigma(t) * noise
         x = x.float()
         nodes = [x]
         for k in crossed:
-            x = chunked(lambda x, c, k=k: self._cross(x, c, k), self.teacher.base.chunk, x, caption)
+            x = self._end(x, caption, own, k)
             nodes.append(x)
-        return _pairs(nodes[:-1], nodes[1:], crossed, caption)
+        return _pairs(nodes[:-1], nodes[1:], crossed, caption, own)
 
     @property
     def passes(self) -> int:
         """Calls of the student's network for the states that windows start at."""
         own = len(self.student.flow.windows)
         scales = each_window(self.student.trial["guidance"], own)
-        return self._per_window * sum(guidance.nfe(scales[k]) for k in range(own - 1))
+        return self._per_window * sum(self.student.nfe(scales[k]) for k in range(own - 1))
 
     def _states(self, noise: Tensor, caption: Tensor) -> list[Tensor]:
         """Where the student, drawn from noise as it is meant to be, one step a window, comes by at every start."""
@@ -197,7 +199,7 @@ class _Work:
         told = take(self.data.conditions, caption)
         return way(partial(self._says, student), flow, noise, told, self.away, scales, pieces, student.base.chunk)
 
-    def _says(self, model: handle.Model, told: Condition, away: Condition | None, guidance: float) -> Denoiser:
+    def _says(self, model: handle.Model, told: Condition, away: Condition | None, guidance: float | Tensor) -> Denoiser:
         """The model under a condition, its network in the precision of the row; what it says is fp32."""
         network = model.says(told, away, guidance)
         if self.row.precision == "no":
@@ -209,10 +211,15 @@ class _Work:
 
         return says
 
-    def _cross(self, x: Tensor, caption: Tensor, k: int) -> Tensor:
+    def _end(self, x: Tensor, caption: Tensor, own: Tensor | None, k: int) -> Tensor:
+        """Where windows k from x [N, ...] end by the teacher, in chunks; ``own``: their guidance [N], if not one."""
+        rows = [x, caption] if own is None else [x, caption, own]
+        return chunked(lambda x, c, w=self.row.guidance: self._cross(x, c, w, k), self.teacher.base.chunk, *rows)
+
+    def _cross(self, x: Tensor, caption: Tensor, guidance: float | Tensor, k: int) -> Tensor:
         """The teacher's solution over window k: a base's with a solver, a student's or a flow's on its own windows."""
         teacher, row = self.teacher, self.row
-        network = self._says(teacher, take(self.data.conditions, caption), self.away, row.guidance)
+        network = self._says(teacher, take(self.data.conditions, caption), self.away, guidance)
         if row.solver == WINDOW:
             own = teacher.flow.windows.edges
             return follow(network, teacher.flow, x, stretches(own, row.steps, row.edges)[k])
@@ -222,11 +229,14 @@ class _Work:
         return SOLVERS[solver](field, x, self.windows.time(k, times).tolist(), teacher.base.schedule)
 
 
-def _pairs(starts: list[Tensor], ends: list[Tensor], crossed: range, caption: Tensor) -> dict[str, Tensor]:
+def _pairs(
+    starts: list[Tensor], ends: list[Tensor], crossed: range, caption: Tensor, own: Tensor | None
+) -> dict[str, Tensor]:
     """A shard of the pairs of some items, window by window."""
     return {
         "start": torch.cat(starts),
         "end": torch.cat(ends),
         "k": torch.tensor(crossed, dtype=torch.int32).repeat_interleave(len(caption)),
         "caption": caption.int().repeat(len(crossed)),
+        **({} if own is None else {"guidance": own.repeat(len(crossed))}),
     }

@@ -49,11 +49,17 @@ def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | N
     scheduler = own["scheduler"] if solver == own["solver"] else scheduler_of(solver)
     steps = steps or (len(flow.windows) if flow and solver == WINDOW else own["steps"])
     guidance = own["guidance"] if guidance is None else guidance
+    every = guidance if isinstance(guidance, list) else [guidance]
+    if loaded.told and not all(loaded.told["least"] <= each <= loaded.told["most"] for each in every):
+        least, most = loaded.told["least"], loaded.told["most"]
+        raise PerflowError(f"--guidance {guidance}: {loaded.name} is told its guidance, from {least:g} to {most:g}")
     if guidance != 1 and drawer.null is None:
         raise PerflowError(f"--guidance {guidance}: {loaded.name} knows no condition of no prompt; only 1 is valid")
     if isinstance(guidance, list) and solver != WINDOW:
         raise PerflowError(f"--guidance: the model's own is one a window, {guidance}; give one number for {solver}")
-    if negative is not None and all(each == 1 for each in (guidance if isinstance(guidance, list) else [guidance])):
+    if negative is not None and loaded.told:
+        raise PerflowError(f"--negative: not heard by {loaded.name}, whose guidance is in its weights")
+    if negative is not None and all(each == 1 for each in every):
         raise PerflowError(f"--negative: not heard at guidance 1, which is how {loaded.name} is drawn; give --guidance")
     trial = Trial(name="draw", solver=solver, steps=steps, guidance=guidance, nfe=1, scheduler=scheduler)
     images = loaded.base.decode(drawer.draw(trial, drawer.noise(0)))

@@ -24,7 +24,7 @@ def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path)
     tensors, about = artifacts.read_tensors(weights)
     parent = handle.read(base)
     try:
-        change = delta.subtract(tensors, handle.network_tensors(base))
+        change = delta.subtract(tensors, handle.network_tensors(base), student.told is not None)
     except PerflowError as error:
         raise PerflowError(f"{weights} and {base}: {error}") from None
     header = {
@@ -36,7 +36,7 @@ def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path)
         "timestep_offset": -1 if student.source is None else student.source.timestep_offset,
         "trial": row.trial.model_dump(exclude={"name"}),
         "row": student.model_dump(mode="json"), "spec": spec.hash, "student_spec": trained.hash,
-    }  # fmt: skip
+    } | ({"told": student.told.model_dump()} if student.told else {})  # fmt: skip
     artifacts.write_tensors(out, change, header)
     named = (
         {} if student.rank is None else {"lora": _lora(change, student.rank, header, out.with_name("lora.safetensors"))}

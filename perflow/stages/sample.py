@@ -13,7 +13,7 @@ from perflow import artifacts, trials
 from perflow.artifacts import Spec
 from perflow.config.resolve import reference
 from perflow.config.rows import Samples, Trial
-from perflow.core import BEST
+from perflow.core import BEST, RK45
 from perflow.core.condition import take
 from perflow.core.fields import Denoiser, base_field, student_field, velocity_field, way
 from perflow.core.grid import each_window
@@ -98,9 +98,15 @@ def development_prompts(dataset: Path, count: int, without: Container[str]) -> l
 def _write_trial(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
     if not hasattr(drawer.model.base, "decode"):
         return _write_points(folder, trial, drawer)
-    latents = drawer.draw(trial, drawer.noise(trial.stream))
+    noise, calls = drawer.noise(trial.stream), None
+    if trial.solver == RK45:
+        paths, calls = drawer.trace(trial, noise)
+        latents, cost = paths[:, -1].contiguous(), _cost(trial, paths, calls)
+    else:
+        latents, cost = drawer.draw(trial, noise), {}
     trials.check_finite(drawer.model.name, trial.name, latents)
-    return trials.write(folder, trial.model_dump(), drawer.model.sha256, latents, drawer.model.base.decode(latents))
+    images = drawer.model.base.decode(latents)
+    return trials.write(folder, trial.model_dump(), drawer.model.sha256, latents, images, calls) | cost
 
 
 def _write_points(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
@@ -114,8 +120,12 @@ def _write_points(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
         temporary.write_bytes(png(scatter(paths[:, -1].cpu().numpy())))
     entries = {kind: {"file": path.name, "sha256": artifacts.sha256_file(path)}
                for kind, path in (("latents", latents), ("grid", grid))}  # fmt: skip
-    cost = {"steps": trial.steps or paths.shape[1] - 1, "nfe": round(float(calls.double().mean()))}
-    return trial.model_dump(exclude={"name"}) | cost | entries
+    return trial.model_dump(exclude={"name"}) | _cost(trial, paths, calls) | entries
+
+
+def _cost(trial: Trial, paths: torch.Tensor, calls: torch.Tensor) -> dict[str, int]:
+    """Steps and network evaluations of a trial as it ran, those of a solver that decides as it goes in the mean."""
+    return {"steps": trial.steps or paths.shape[1] - 1, "nfe": round(float(calls.double().mean()))}
 
 
 @torch.inference_mode()

@@ -67,3 +67,6 @@ def test_rk45_needs_a_velocity(tiny_params, write_params):
     tiny_params["students"]["perflow"]["trials"]["solvers"] = ["rk45"]
     with pytest.raises(PerflowError, match="rk45 reads a velocity; got prediction 'ddim_eps'"):
         config.load(write_params(tiny_params))
+    tiny_params["students"]["perflow"] |= {"prediction": "velocity", "path": "diffusion"}
+    with pytest.raises(PerflowError, match=r"rk45 reads dx/dt, .* got path 'diffusion'"):
+        config.load(write_params(tiny_params))

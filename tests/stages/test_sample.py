@@ -10,15 +10,16 @@ from PIL import Image
 import perflow
 from perflow import artifacts
 from perflow.config.rows import Trial
-from perflow.core.fields import follow
+from perflow.core.fields import follow, velocity_field
 from perflow.core.guidance import guided
+from perflow.core.velocity import rk45
 from perflow.errors import PerflowError
 from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.stages.draw import draw
 from perflow.stages.prompts import prompts
 from perflow.stages.sample import sample
-from tests.stages.conftest import finish
+from tests.stages.conftest import finish, grown, teach
 
 STUDENT = "eps-perflow-k2-s0"
 
@@ -124,3 +125,30 @@ def test_windows_cannot_be_crossed_in_fewer_steps(tiny, tmp_path):
         draw(tiny.handle(STUDENT), "a red digit", tmp_path / "x.png", None, 1, None, 0, 1)
     with pytest.raises(PerflowError, match="has no windows; its solver must be one of ddim"):
         draw(tiny.handle("eps"), "a red digit", tmp_path / "x.png", "window", 4, None, 0, 1)
+
+
+def test_a_solver_that_decides_as_it_goes_says_what_each_image_cost(tiny, tiny_params, write_params, tmp_path):
+    """RK45 of a velocity student, window by window; the manifest has the mean, and each item its own."""
+    tiny_params["students"]["distilled"] |= {
+        "path": "straight", "trials": {"solvers": ["rk45", "window"], "steps": [2], "guidance": 1.0},
+    }  # fmt: skip
+    study = grown(tiny, tiny_params, write_params)
+    name, out = "v-distilled-k2-s0", tmp_path / "m/manifest.json"
+    teach(study, name)
+    finish(sample(study.spec("samples", name), study.handle(name), study.handle("v"), study.prompts, out))
+    entry = artifacts.read_json(out)["trials"]["rk45"]
+    tensors = artifacts.read_tensors(out.with_name("rk45.safetensors"))[0]
+    calls = tensors["evaluations"].double()
+    assert (entry["steps"], entry["nfe"]) == (1, round(float(calls.mean())))
+    assert calls.min() >= 2 * 7, "two windows, of one step of seven calls each at least"
+    assert artifacts.read_json(out)["trials"]["window-2"]["nfe"] == 2
+
+    model = handle.load(study.handle(name))
+    drawer = Drawer.of(model, "cpu", [p["text"] for p in artifacts.read_json(out)["prompts"]], 4, 0)
+    x, edges = drawer.noise(0)[:8], model.flow.windows.edges
+    condition = {key: value[:8] for key, value in drawer.conditions.items()}
+    with torch.inference_mode():
+        for k in (0, 1):
+            field = velocity_field(model.says(condition, None, 1.0), model.flow, k)
+            x = rk45(field, x, edges[k], edges[k + 1]).end
+    torch.testing.assert_close(tensors["latents"][:8], x, rtol=0, atol=0.1)  # its steps hang on last bits

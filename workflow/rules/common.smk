@@ -249,10 +249,13 @@ def verb_of_student(wildcards):
 
 
 def inputs_of_student(wildcards):
-    """The model a student starts from, its base or another student, and the pairs it learns from."""
+    """The model a student starts from, its base or another student, the pairs it learns from, and the network that its
+    loss asks, if it asks one."""
     row = STUDY.students[wildcards.student]
-    pairs = {"pairs": f"results/pairs/{row.pairs}/manifest.json"} if row.pairs else {}
-    return {"start": handle(row.start or row.base)} | pairs
+    found = {"start": handle(row.start or row.base)}
+    if row.pairs:
+        found["pairs"] = f"results/pairs/{row.pairs}/manifest.json"
+    return found | ({"perceptual": network(row.perceptual)} if row.perceptual else {})
 
 
 def released_of_student(wildcards):

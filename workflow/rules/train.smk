@@ -18,7 +18,7 @@ rule train:
         runtime=240,
     params:
         verb=verb_of_student,
-        inputs=given("start", "pairs"),
+        inputs=given("start", "pairs", "perceptual"),
     shell:
         'perflow {params.verb} --spec {input.spec:q} {params.inputs:q} --root "$REPOSITORY"'
         " --out {output.weights:q} --log {log:q}"
