@@ -1,5 +1,6 @@
 """Running one stage: alone, complete or absent, with one line when there is no room."""
 
+import os
 import re
 import resource
 import subprocess
@@ -149,6 +150,25 @@ def test_a_log_without_room_hides_nothing(home, capsys):
                 Path("/dev/full"))  # fmt: skip
     assert "fetch digits-base · done in" in capsys.readouterr().err
     assert record.read(out.with_name("cost.json"))["outputs"]
+
+
+def test_a_ctrl_c_that_a_library_makes_an_error_of_is_still_one(root, tmp_path):
+    """Modules in C cannot be imported a second time: who is stopped while numpy is, hears of an ImportError."""
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\n"
+        "except KeyboardInterrupt:\n    raise ImportError('cannot load module more than once per process') from None\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{root}"}
+    spec = {"table": "bases", "name": "b", "seed": 0, "row": {}}
+    (tmp_path / "spec.json").write_text(artifacts.dumps(spec))
+    for name in ("d", "o"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-m", "perflow", "base", "--spec", "spec.json", "--dataset", "d.json", "--out", "o.json"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "perflow: stopped; the same command goes on from here\n")
 
 
 def test_a_dry_run_prints_the_resolved_row_and_writes_nothing(home):

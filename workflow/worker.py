@@ -77,21 +77,35 @@ def _follow_parent(listener: socket.socket) -> None:
         os._exit(0)
 
 
+def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """A whole request, and the caller's two streams; ConnectionError if the caller is gone."""
+    head, streams, _, _ = socket.recv_fds(connection, 8, 2)
+    request, size = b"", int.from_bytes(head, "big")
+    while len(request) < size:
+        piece = connection.recv(size - len(request))
+        if not piece:
+            raise ConnectionError
+        request += piece
+    if len(streams) != 2:
+        raise ConnectionError
+    return request, streams
+
+
 def _work(connection: socket.socket) -> None:
     """In a fork: become the command, answer with its status, and never return."""
     import threading
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    head, streams, _, _ = socket.recv_fds(connection, 8, 2)
-    request, size = b"", int.from_bytes(head, "big")
-    while len(request) < size:
-        request += connection.recv(size - len(request))
+    try:
+        request, streams = _received(connection)
+        connection.sendall(b"!")  # taken: from here on a silence means that this fork was killed
+    except ConnectionError:  # who asked was killed, and nobody waits for an answer
+        os._exit(1)
     for stream, number in zip(streams, (1, 2), strict=True):
         os.dup2(stream, number)
         os.close(stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    connection.sendall(b"!")  # taken: from here on a silence means that this fork was killed
     found = json.loads(request)
     os.environ.clear()
     os.environ.update(found["environment"])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,29 @@ SECTIONS = {
 """Module of a verb -> heading in the help, in this order."""
 
 
+_STOPPED = "perflow: stopped; the same command goes on from here"
+
+
+@contextlib.contextmanager
+def _noticed() -> Iterator[list[int]]:
+    """The Ctrl-C's that come in the block: a library that is being imported may make an error of its own of one."""
+    came: list[int] = []
+
+    def interrupt(number: int, _: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield came
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class _Group(click.Group):
     """Verbs by section; a user's mistake is one line and exit status 1."""
 
@@ -35,6 +62,15 @@ class _Group(click.Group):
                 formatter.write_dl([(verb.name, verb.get_short_help_str(limit=200)) for verb in verbs])
 
     def invoke(self, ctx: click.Context) -> Any:
+        with _noticed() as interrupts:
+            try:
+                return self._told(ctx)
+            except Exception:
+                if interrupts:
+                    sys.exit(_STOPPED)
+                raise
+
+    def _told(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except PerflowError as error:
@@ -47,7 +83,7 @@ class _Group(click.Group):
             place = error.filename2 or error.filename or f"what perflow {ctx.invoked_subcommand} makes"
             sys.exit(f"perflow: {unwritable(place, error.strerror)}")
         except KeyboardInterrupt:
-            sys.exit("perflow: stopped; the same command goes on from here")
+            sys.exit(_STOPPED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -95,6 +95,24 @@ def test_a_killed_fork_is_told_to_its_caller(root, home):
     assert caller.returncode == 137
 
 
+@pytest.mark.parametrize("said", [b"", (9).to_bytes(8, "big"), (2).to_bytes(8, "big") + b"{}"])
+def test_a_caller_that_is_killed_before_it_is_served_leaves_no_word(said, root, tmp_path, monkeypatch):
+    """Its request waits while the server imports; nobody reads the answer, but its terminal may still be there."""
+    server = start(root, tmp_path, "lambda: __import__('time').sleep(1)")
+    monkeypatch.chdir(tmp_path)
+    reads, writes = os.pipe()
+    with socket.socket(socket.AF_UNIX) as caller:
+        wait_for(lambda: caller.connect_ex(".snakemake/perflow.socket") == 0)  # bound a moment before it listens
+        if said:
+            socket.send_fds(caller, [said], [writes, writes])
+    os.close(writes)
+    with os.fdopen(reads) as terminal:
+        assert terminal.read() == ""
+    assert ask(root, tmp_path, "fail", "no").wait() == 1  # it still serves
+    server.stdin.close()
+    server.wait(10)
+
+
 @pytest.mark.parametrize("stale", [False, True])
 def test_without_a_server_a_verb_is_a_process_of_its_own(stale, root, tmp_path, monkeypatch):
     (tmp_path / ".snakemake").mkdir()
