@@ -32,3 +32,8 @@ def unwritable(path: str | Path, reason: object) -> PerflowError:
     return PerflowError(
         f"{path}: cannot be written ({reason}); make room or allow writing there, and run the same command again"
     )
+
+
+def no_room(error: RuntimeError) -> str | None:
+    """What torch says of a device that has no room for a tensor; None of another error."""
+    return str(error).splitlines()[0] if type(error).__name__ == "OutOfMemoryError" else None

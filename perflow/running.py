@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from perflow import artifacts, record
-from perflow.errors import PerflowError
+from perflow.errors import PerflowError, no_room
 
 WARM = ("torch", "datasets", "sklearn.datasets", "transformers.models.clip.modeling_clip",
         "transformers.models.clip.tokenization_clip", *(f"perflow.stages.{stage}" for stage in
@@ -268,9 +268,9 @@ def run(
             reporter.note(f"{reporter.title}: {error}")
             raise PerflowError(f"{reporter.title}: {error}") from None
         except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is imported late
+            if (reason := no_room(error)) is None:
                 raise
-            said = f"{reporter.title}: the device has no room ({str(error).splitlines()[0]}); {_ROOM}"
+            said = f"{reporter.title}: the device has no room ({reason}); {_ROOM}"
             reporter.note(said)
             raise PerflowError(said) from None
         if artifacts.read_spec(spec_path).hash != spec.hash:

@@ -14,7 +14,7 @@ import click
 from pydantic import ValidationError
 
 from perflow import __version__
-from perflow.errors import PerflowError, refused, unwritable
+from perflow.errors import PerflowError, no_room, refused, unwritable
 
 FILE = click.Path(path_type=Path)
 
@@ -82,6 +82,12 @@ class _Group(click.Group):
                 raise
             place = error.filename2 or error.filename or f"what perflow {ctx.invoked_subcommand} makes"
             sys.exit(f"perflow: {unwritable(place, error.strerror)}")
+        except RuntimeError as error:
+            if (reason := no_room(error)) is None:
+                raise
+            sys.exit(
+                f"perflow: the device has no room ({reason}); ask for less at once (--batch), or take --device cpu"
+            )
         except KeyboardInterrupt:
             sys.exit(_STOPPED)
 

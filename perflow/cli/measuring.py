@@ -22,10 +22,10 @@ from perflow.errors import PerflowError
 @click.option("--images", "drawn", type=FILE, help="Of a pipeline: the new folder that its images are written to.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Of a pipeline: steps [default: its own].")
 @click.option("--guidance", type=click.FloatRange(0, 100), help="Of a pipeline: guidance [default: its own].")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of a pipeline: seed of its noise.")
+@click.option("--seed", type=int, help="Of a pipeline: seed of its noise [default: 0].")
 def measure(
     images: Path, against: Path, same_prompts: bool, out: Path | None, drawn: Path | None, steps: int | None,
-    guidance: float | None, seed: int,
+    guidance: float | None, seed: int | None,
 ) -> None:  # fmt: skip
     """Measure a folder or zip of IMAGES as the study of --against measures its models.
 
@@ -46,8 +46,8 @@ def measure(
     if not spec.is_file():
         raise PerflowError(f"{against}: {spec} is missing; give a study's results/samples/<base>/manifest.json")
     pipeline = (images / "model_index.json").is_file()
-    if not pipeline and not drawn == steps == guidance is None:
-        raise PerflowError(f"{images}: no diffusers pipeline; --images, --steps and --guidance are for one")
+    if not pipeline and not drawn == steps == guidance == seed is None:
+        raise PerflowError(f"{images}: no diffusers pipeline; --images, --steps, --guidance and --seed are for one")
     if pipeline and drawn is None:
         raise PerflowError(f"{images}: a diffusers pipeline; give --images, a new folder for what it draws")
     device = running.prepare("auto" if pipeline else "cpu", 1)
@@ -61,7 +61,8 @@ def measure(
     if pipeline and drawn is not None:
         from perflow.stages.depict import depict
 
-        about = {"pipeline": depict(images, against, drawn, steps, guidance, seed, device)}
+        stage.teachers(against, row.base)  # before anything is drawn
+        about = {"pipeline": depict(images, against, drawn, steps, guidance, seed or 0, device)}
         images, same_prompts = drawn, True
     found = about | stage.measure(images, row, against, dataset, extractor, same_prompts, clip, lpips)
     click.echo(_table(found))

@@ -206,8 +206,9 @@ def _run(
 
 def _arguments(options: dict[str, Any]) -> list[str]:
     """Options as they stand on a command line."""
-    words = ((f"--{name.replace('_', '-')}", value) for name, value in options.items() if value not in (None, False))
-    return [part for name, value in words for part in ([name] if value is True else [name, str(value)])]
+    words = ((f"--{name.replace('_', '-')}", value) for name, value in options.items() if value is not None)
+    written = ((name, [] if value is True else [str(value)]) for name, value in words if value is not False)
+    return [part for name, values in written for part in (name, *values)]
 
 
 @_options("sample", required=False)

@@ -63,6 +63,12 @@ def check_negative(study: Study, student: str) -> None:
     row = study.students[student]
     if row.pairs is None:  # nobody here knows what its guidance, if it has any in its weights, leads away from
         return
+    pairs = study.pairs[row.pairs]
+    if pairs.negative and pairs.teacher and study.students[pairs.teacher].told:
+        raise PerflowError(
+            f"pairs {row.pairs}: negative: its teacher '{pairs.teacher}' is told its guidance and hears no negative"
+            " prompt; what its own pairs lead away from is in its weights"
+        )
     given = study.params.sampling.of(study.bases[row.base].dataset).prompt_list
     taught = _guided_away_from(study, row.pairs)
     asked = "" if given is None else given.negative_column or given.negative
@@ -78,10 +84,13 @@ def check_negative(study: Study, student: str) -> None:
 def _guided_away_from(study: Study, pairs: str) -> str | None:
     """What the guidance in a student's weights leads away from; None if there is none in them."""
     row = study.pairs[pairs]
-    if row.guidance != 1:
-        return row.negative
     teacher = study.students[row.teacher] if row.teacher else None
-    return _guided_away_from(study, teacher.pairs) if teacher and teacher.pairs and not teacher.told else None
+    told = teacher is not None and teacher.told is not None
+    if row.guidance != 1 and not told:
+        return row.negative
+    if teacher is None or teacher.pairs is None or (told and row.guidance == 1):
+        return None
+    return _guided_away_from(study, teacher.pairs)
 
 
 def missing(study: Study, root: Path) -> str | None:

@@ -64,6 +64,8 @@ def merge(delta_path: Path, base: Path, out: Path, scale: float = 1.0, other_bas
     own = plain_scheduler(name, header, scheduler)
     about = {"base": header.get("base"), "delta": artifacts.tensor_hash(change), "scale": scale}
     if out.suffix == ".safetensors":
+        if header.get("told"):
+            raise PerflowError(f"{name}: no single file holds how a network is told its guidance; give a folder")
         artifacts.write_tensors(out, single_file.tensors(base, index, student), about)
     else:
         _write_folder(out, base, index, student, own, about, header.get("told"))

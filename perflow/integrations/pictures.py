@@ -49,9 +49,21 @@ def draw(
     """Images uint8 [N, H, W, 3] of N prompts, guided away from N others where any is not empty.
 
     ``steps`` and ``guidance`` are the pipeline's own where None; every random number of item i is of generator i.
+    PerflowError if the pipeline takes something else, or makes something else.
     """
     away = list(negatives) if any(negatives) else None
     said = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": away}
     chosen = {name: value for name, value in said.items() if value is not None}
-    found = pipe(list(prompts), generator=list(generators), output_type="np", **chosen).images
+    try:
+        found = pipe(list(prompts), generator=list(generators), output_type="np", **chosen).images
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:  # it wants a picture too, say
+        given = ", ".join(["a prompt", *chosen])
+        raise PerflowError(
+            f"{type(pipe).__name__} draws no images of {given} alone ({str(error).strip().splitlines()[0]});"
+            " draw them yourself, and measure their folder"
+        ) from None
     return (np.asarray(found) * 255).round().astype(np.uint8)

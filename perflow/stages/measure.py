@@ -23,6 +23,16 @@ _LEAST = 2
 """Images in a group that the jackknife leaves out."""
 
 
+def teachers(samples: Path, base: str) -> Drawn:
+    """The samples of ``base``, which hold its teacher's; PerflowError if the manifest lists others, or points."""
+    shown = Drawn.read(samples)
+    if shown.content.get("model") != base or INDEPENDENT not in shown.trials:
+        raise PerflowError(f"{samples}: not the samples of a base, which hold the teacher's; give those of '{base}'")
+    if "images" not in shown.trials[INDEPENDENT]:
+        raise PerflowError(f"{samples}: holds points on the plane, with which images cannot be compared")
+    return shown
+
+
 def measure(
     images: Path, row: Evaluation, teacher: Path, dataset: Path, extractor: Path, same_prompts: bool,
     clip: Path | None = None, lpips: Path | None = None,
@@ -35,13 +45,7 @@ def measure(
     images are left out in place of groups of prompts, and what needs prompts is left out, with the reason.
     PerflowError if there are too few images, or one is unreadable or not of the teacher's size.
     """
-    shown = Drawn.read(teacher)
-    if shown.content.get("model") != row.base or INDEPENDENT not in shown.trials:
-        raise PerflowError(
-            f"{teacher}: not the samples of a base, which hold the teacher's; give those of '{row.base}'"
-        )
-    if "images" not in shown.trials[INDEPENDENT]:
-        raise PerflowError(f"{teacher}: holds points on the plane, with which images cannot be compared")
+    shown = teachers(teacher, row.base)
     given = _read(images)
     pixels = np.stack(_decoded(images, given, shown))
     groups = intervals.deal(shown.prompts, row.groups)

@@ -87,3 +87,15 @@ def test_negative_prompts_are_those_of_the_range(told, write_params, tmp_path):
         config.load(write_params(told))
     told["pairs"]["skips"]["negative"] = "blurred"
     config.load(write_params(told))
+
+
+def test_who_is_taught_by_a_told_student_is_led_away_from_what_that_one_was(told, write_params, tmp_path):
+    """A told network hears no negative prompt, so its pupil's pairs cannot say another."""
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a {i}" for i in range(16)))
+    told["sampling"]["prompt_list"] = {"file": str(tmp_path / "prompts.txt"), "negative": "blurred"}
+    told["pairs"]["skips"]["negative"] = "blurred"
+    told["students"] = {name: told["students"][name] for name in ("guided", "after")}
+    config.load(write_params(told))
+    told["pairs"]["further"]["negative"] = "ugly"
+    with pytest.raises(PerflowError, match="negative: its teacher 'eps-guided-k2-s0' is told its guid"):
+        config.load(write_params(told))

@@ -62,7 +62,7 @@ def test_what_is_no_pipeline_with_prompts_is_one_line(against, tmp_path):
 def test_options_of_pipelines_are_for_pipelines(tiny, against, tmp_path):
     folder = tiny.handle("eps").with_name("pipeline")
     for arguments, said in (
-        ([str(tmp_path), "--steps", "2"], "no diffusers pipeline; --images, --steps and --guidance are for one"),
+        ([str(tmp_path), "--steps", "2"], "no diffusers pipeline; --images, --steps, --guidance and --seed"),
         ([str(folder)], "a diffusers pipeline; give --images"),
     ):
         done = CliRunner().invoke(main, ["measure", *arguments, "--against", str(against)])

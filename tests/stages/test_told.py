@@ -197,7 +197,7 @@ def test_what_has_no_place_for_it_says_so(lcm, tmp_path):
     for guidance in (None, 2.5, 7.0):  # its own is its first trial's
         draw(lcm.handle(LCM), "a red digit", tmp_path / "a.png", None, None, guidance, 0, 1)
         pictures.append((tmp_path / "a.png").read_bytes())
-    assert pictures[0] == pictures[1]
+    assert pictures[0] == pictures[1] != pictures[2]
 
 
 def test_pairs_of_another_kind_are_refused(lcm, tmp_path):
