@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,7 @@ def test_a_ctrl_c_that_a_library_makes_an_error_of_is_still_one(root, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "perflow", "base", "--spec", "spec.json", "--dataset", "d.json", "--out", "o.json"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a job in the background is deaf
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "perflow: stopped; the same command goes on from here\n")
 

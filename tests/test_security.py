@@ -64,7 +64,7 @@ def test_weights_are_read_from_safetensors_alone():
                 options = {option.arg: ast.unparse(option.value) for option in call.keywords}
                 found = safe if options.get("use_safetensors") == "True" else weightless
                 found.append((path.name, ast.unparse(call.func)))
-    assert len(safe) == 3
+    assert len(safe) == 4
     assert sorted(weightless) == [
         ("clip.py", "CLIPConfig.from_pretrained"),
         ("clip.py", "CLIPImageProcessor.from_pretrained"),
