@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,25 @@ def test_starts_are_compared_with_data_starts_and_gaps_are_shown(shown):
     assert "0.50 1.5 2.5 3.5" in line
     assert "seen" in line
     assert "start_gap_low" in data.tables["windows"].columns
+
+
+def test_an_answer_as_markdown_has_the_open_text_and_the_numbers_of_its_tables(shown):
+    """Read back, its table is the page's: the same cells in the same places; what is folded away is left out."""
+    page = report.gain(shown(searched(), control(3.0)))
+    said = report.as_markdown(page)
+    assert said.startswith("## Where the gain comes from\n\n")
+    assert "straightening (PeRFlow, CFG-fixed) is closer to its teacher at" in said
+    assert not re.search(r"<\w|base64|trials with searched steps", said)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("|")]
+    open_table = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
+    rows = re.findall(r"<tr>(.*?)</tr>", open_table, flags=re.DOTALL)
+    cells = [[unescape(text(cell)) for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)] for row in rows]
+    assert [line for line in lines if set("".join(line)) != set("-:")] == cells
+    assert all(len(line) == len(lines[0]) for line in lines)
+
+
+def test_markdown_tells_text_from_signs():
+    section = (
+        '<h2 id="a">A &amp; B</h2><table><thead><tr><th>x</th><th>y</th></tr></thead><tr><td>1|2</td></tr></table>'
+    )
+    assert report.as_markdown(section, level=3) == "### A & B\n\n| x | y |\n|---|---:|\n| 1\\|2 |  |"

@@ -1,7 +1,7 @@
 """Keep a finished study in docs/results/<name>/: its tables, two pictures, and how it was made; of flows on the plane
 also the page of notebooks/plane.ipynb and its figures.
 
-    python workflow/publish.py [--home studies/<name>] [--seconds WALL] [--machine TEXT]
+    python workflow/publish.py [--home studies/<name>] [--seconds WALL] [--machine TEXT] [--commit TEXT]
 
 For the study of params.yaml the blocks between markers in README.md are written too. No number is typed.
 """
@@ -33,8 +33,9 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=ROOT, help="the study's home [the repository]")
     parser.add_argument("--seconds", type=float, help="wall time of the whole run, as measured outside")
     parser.add_argument("--machine", default=f"{os.cpu_count()} cores, {platform.machine()}", help="in words")
+    parser.add_argument("--commit", help="what the study ran at, where that is not what is checked out now")
     given = parser.parse_args()
-    commit = checkout().describe()  # before anything is written
+    commit = given.commit or checkout().describe()  # before anything is written
     results = given.home / "results"
     study = json.loads((results / "specs" / "study.json").read_text())
     out = ROOT / "docs" / "results" / study["name"]
@@ -56,6 +57,8 @@ def main() -> None:
         lines = data.of_setting(setting)
         drawn = galleries.elsewhere(data, setting, galleries.shown_base(lines), min(line["steps"] for line in lines))
         drawn.savefig(out / f"{setting}.png", **_SAVE)
+    for base, drawn in report.gain_pictures(data).items():
+        drawn.savefig(out / f"gain-{base}.png", **_SAVE)
     if report.plane.flows(data):
         for name, drawn in report.plane.pictures(data).items():
             drawn.savefig(out / f"{name}.png", **_SAVE)
@@ -88,6 +91,8 @@ def _page(study: dict, data: report.Report, given: argparse.Namespace, out: Path
         "Computed; differences under common noise, Holm-corrected together.", "",
         report.readings_markdown(out).strip(), "",
     ]  # fmt: skip
+    answers = (report.as_markdown(section(data)) for section in (report.gain, report.starts, report.monotone))
+    lines += [part for answer in answers if answer for part in (answer, "")]
     if elsewhere := report.compatibility_markdown(out).strip():
         lines += ["## Deltas in other settings", "", elsewhere, ""]
     return "\n".join(lines)

@@ -9,7 +9,9 @@ from perflow.report.comparable import beside
 from perflow.report.data import Report, load
 from perflow.report.elsewhere import compatibility, compatibility_markdown
 from perflow.report.gain import gain
+from perflow.report.gain import pictures as gain_pictures
 from perflow.report.listings import ablation_table, main_table
+from perflow.report.markup import as_markdown
 from perflow.report.protocol import settings
 from perflow.report.provenance import provenance
 from perflow.report.questions import monotone, starts
@@ -34,6 +36,7 @@ __all__ = [
     "Report",
     "ablation",
     "ablation_table",
+    "as_markdown",
     "beside",
     "collect",
     "compatibility",
@@ -42,6 +45,7 @@ __all__ = [
     "curves",
     "flow",
     "gain",
+    "gain_pictures",
     "headline",
     "load",
     "main_table",

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from perflow.report import figures, galleries
+from perflow.report import figures, galleries, markup
 from perflow.report.data import Report, read_table, records
 from perflow.report.html import Cell, Html, figure, table
 from perflow.report.study import metric_name
@@ -134,29 +134,22 @@ def compatibility_markdown(results_dir: str | Path) -> str:
         return ""
     shown = [metric for metric in _SHOWN if any(line["metric"] == metric for line in lines)]
     name, header, rows = _overview(lines)
-    parts = [f"{name}, all settings together:", "", _row(header), _row(["---", *["---:"] * (len(header) - 1)])]
-    parts += [*map(_row, rows), ""]
+    parts = [f"{name}, all settings together:", "", markup.table(header, rows), ""]
     for setting in dict.fromkeys(line["setting"] for line in lines):
         own = [line for line in lines if line["setting"] == setting]
-        parts += [f"### {own[0]['setting_label']}", ""]
-        parts.append(_row(["base", "method", "steps", "evaluations", *(_SHOWN[name] for name in shown)]))
-        parts.append(_row(["---", "---", *["---:"] * (2 + len(shown))]))
+        body = []
         for trial in _trials(own):
             first, by = trial[0], {line["metric"]: line for line in trial}
             name = {"teacher": "", "base": "", "delta": "delta: ", "own": "own student: "}[first["role"]]
             cells = [_place(first), name + first["method"], str(first["steps"]), str(first["nfe"])]
-            cells += [_marked(by.get(metric)) + _bracket(by.get(metric)) for metric in shown]
-            parts.append(_row(cells))
-        parts.append("")
+            body.append([*cells, *(_marked(by.get(metric)) + _bracket(by.get(metric)) for metric in shown)])
+        heads = ["base", "method", "steps", "evaluations", *(_SHOWN[name] for name in shown)]
+        parts += [f"### {own[0]['setting_label']}", "", markup.table(heads, body), ""]
     parts.append(
         "Brackets: interval over noise and prompts within one training seed. ▲ and ▼: better and worse than the base in"
         " the same setting at as many steps with its best solver, beyond noise (paired, Holm-corrected by metric)."
     )
     return "\n".join(parts) + "\n"
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _marked(line: dict[str, Any] | None) -> str:

@@ -206,9 +206,9 @@ def flow(report: Report, base: str) -> Figure | None:
 
 def gain(
     report: Report, cells: dict[tuple[str, float, int], dict[str, Any]], metric: str, measured: dict[str, Any]
-) -> list[tuple[Figure, str]]:
+) -> dict[str, Figure]:
     """A figure for each base: a panel for each guidance, a line for each side of the question, over evaluations."""
-    drawn = []
+    drawn = {}
     for base in dict.fromkeys(base for base, _, _ in cells):
         scales = sorted({guidance for own, guidance, _ in cells if own == base})
         names = list(dict.fromkeys(name for key, sides in cells.items() if key[0] == base for name in sides))
@@ -233,8 +233,7 @@ def gain(
                 *panels[-1].get_legend_handles_labels(), ncols=3, frameon=False, loc="lower center", fontsize=9
             )
             image.tight_layout(rect=(0, 0.12, 1, 1))
-        note = f"Base {base}: each side's best row on development samples, for at most so many evaluations."
-        drawn.append((image, note))
+        drawn[base] = image
     return drawn
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from statistics import mean
 
+from matplotlib.figure import Figure
+
 from perflow.report import figures, reading
 from perflow.report.data import Report
 from perflow.report.html import Cell, Html, badge, figure, folded, paragraph, table
@@ -61,7 +63,8 @@ def gain(report: Report) -> Html:
         " learnt guidance only; the window's end, asked at its start; the whole window. Of each column the row that"
         " came closest to its teacher on development samples is shown, with its solver, steps and spacing."
     )
-    drawn = [figure(image, note) for image, note in figures.gain(report, cells, metric, measured)]
+    note = "Base {}: each side's best row on development samples, for at most so many evaluations."
+    drawn = [figure(image, note.format(base)) for base, image in pictures(report).items()]
     return Html("".join((
         '<h2 id="gain">Where the gain comes from</h2>', paragraph(text),
         *(paragraph(region(found, _AGAINST[name])) for name, found in told.items() if found),
@@ -69,6 +72,12 @@ def gain(report: Report) -> Html:
         folded("differences", _differences([one for found in told.values() for one in found.values()])),
         _searches(measured), *drawn,
     )))  # fmt: skip
+
+
+def pictures(report: Report) -> dict[str, Figure]:
+    """A figure for each base; none where no steps were searched for."""
+    measured, metric = measured_of(report), report.shown("fd_teacher")
+    return figures.gain(report, gain_cells(report, measured, metric), metric, measured)
 
 
 def gain_cells(report: Report, measured: Measured, metric: str) -> dict[Place, dict[str, Arm]]:

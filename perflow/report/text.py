@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from perflow.report import markup
 from perflow.report.data import read_table, records, wide
 from perflow.report.study import leading
 from perflow.report.words import count, number
@@ -51,9 +52,7 @@ def headline(results_dir: str | Path) -> str:
 def _markdown(arms: list[dict[str, Any]]) -> str:
     header = _header(arms, "evaluations")
     rows = [_cells(arm, _shown(arms), _several_bases(arms)) for arm in arms]
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([*lines, "", _legend(arms)]) + "\n"
+    return f"{markup.table(header, rows)}\n\n{_legend(arms)}\n"
 
 
 def readings(results_dir: str | Path) -> str:
