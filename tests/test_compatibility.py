@@ -117,3 +117,15 @@ def test_all_settings_stand_together_with_the_base_that_deltas_are_held_against(
     ]  # fmt: skip
     assert rows["tune: tuned, s = 1"][1:] == ["4", "4.00", "2.00 ▲", "6.00 ▼", "4.00", "1.50 ▲"]
     assert rows["lora: root, s = 1"][1:] == ["4", "4.00", "2.00 ▲", "6.00 ▼", "4.00", ""]
+
+
+def test_a_sentence_counts_where_a_delta_helps_and_where_it_harms(tmp_path):
+    (tmp_path / "tables").mkdir()
+    pandas.DataFrame(lines()).to_csv(tmp_path / "tables/compatibility.csv", index=False)
+    said = [line for line in compatibility_markdown(tmp_path).splitlines() if line.startswith("- ")]
+    places = "(tune: tuned, s = 1; lora: root, s = 1)"
+    assert said == [
+        f"- good, K=4, 4 steps: of 2 settings better in 2 {places}, worse in 0, else within the noise.",
+        f"- bad, K=4, 4 steps: of 2 settings better in 0, worse in 2 {places}, else within the noise.",
+        "- same, K=4, 4 steps: of 2 settings better in 0, worse in 0, else within the noise.",
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from perflow.report import figures, galleries, markup
 from perflow.report.data import Report, read_table, records
-from perflow.report.html import Cell, Html, figure, table
+from perflow.report.html import Cell, Html, figure, paragraph, table
 from perflow.report.study import metric_name
 from perflow.report.transfers import CLOSER, FARTHER
 from perflow.report.words import count, number
@@ -28,7 +28,7 @@ def compatibility(report: Report) -> Html:
     if not len(report.tables["compatibility"]):
         return Html("<p>This study puts no delta into another setting.</p>")
     lines = records(report.tables["compatibility"])
-    parts: list[str] = [_glance(lines)]
+    parts: list[str] = [*map(paragraph, _reading(lines)), _glance(lines)]
     for setting in dict.fromkeys(line["setting"] for line in lines):
         own = [line for line in lines if line["setting"] == setting]
         steps = min(line["steps"] for line in own)
@@ -85,6 +85,29 @@ def _overview(lines: list[dict[str, Any]]) -> tuple[str, list[str], list[list[st
     return own[0]["metric_name"], header, rows
 
 
+def _reading(lines: list[dict[str, Any]]) -> list[str]:
+    """For each delta and number of steps, in how many settings it helps by the leading metric, in a sentence."""
+    metric = next(name for name in _SHOWN if any(line["metric"] == name for line in lines))
+    found: dict[tuple[str, int], dict[str | None, list[str]]] = {}
+    for line in lines:
+        if line["role"] == "delta" and line["metric"] == metric and line["against"] is not None:
+            verdicts = found.setdefault((line["method"], line["steps"]), {})
+            verdicts.setdefault(line["verdict"], []).append(f"{line['setting_label']}: {_place(line)}")
+    said = []
+    for (method, steps), verdicts in found.items():
+        counted = ", ".join(_counted(name, verdicts.get(name, [])) for name in (CLOSER, FARTHER))
+        total = sum(map(len, verdicts.values()))
+        said.append(f"{method}, {count(steps, 'step')}: of {count(total, 'setting')} {counted}, else within the noise.")
+    if not said:
+        return []
+    name = next(line["metric_name"] for line in lines if line["metric"] == metric)
+    return [f"By {name}, against the base in the same setting with as many steps of its best solver:", *said]
+
+
+def _counted(verdict: str, places: list[str]) -> str:
+    return f"{verdict} in {len(places)}" + (f" ({'; '.join(places)})" if places else "")
+
+
 def _table(lines: list[dict[str, Any]]) -> Html:
     """Of one setting, by base: teacher, base at few steps, base with deltas."""
     shown = [metric for metric in _SHOWN if any(line["metric"] == metric for line in lines)]
@@ -134,7 +157,17 @@ def compatibility_markdown(results_dir: str | Path) -> str:
         return ""
     shown = [metric for metric in _SHOWN if any(line["metric"] == metric for line in lines)]
     name, header, rows = _overview(lines)
-    parts = [f"{name}, all settings together:", "", markup.table(header, rows), ""]
+    first, *said = _reading(lines) or [""]
+    parts = [
+        first,
+        "",
+        *(f"- {line}" for line in said),
+        "",
+        f"{name}, all settings together:",
+        "",
+        markup.table(header, rows),
+        "",
+    ]
     for setting in dict.fromkeys(line["setting"] for line in lines):
         own = [line for line in lines if line["setting"] == setting]
         body = []
