@@ -32,6 +32,8 @@ _CLAIMED: dict[int, TextIO] = {}
 """GPUs that this process holds, each with its locked file."""
 _ROOM = "a training takes less with --accumulate and --checkpointing, pairs with precision: bf16"
 """What to do where a device has none."""
+_COMPILERS = {"cpu": ("a C++ compiler", "CXX"), "cuda": ("triton, a C compiler and Python's headers", "CC")}
+"""What torch needs to compile for a kind of device, and the variable that may name it."""
 _FOLLOWS = "PERFLOW_FOLLOWS"
 """Set in the processes that ``together`` starts."""
 
@@ -76,6 +78,26 @@ def prepare(device: str, threads: int) -> str:
         raise PerflowError(f"--processes: process {own} has no device; there are {count}")
     torch.cuda.set_device(device if device.startswith("cuda:") else own)
     return "cuda"
+
+
+def can_compile(device: str) -> None:
+    """Compile a line for ``device``; PerflowError where torch cannot: what it lacks, and where it looked.
+
+    What a real network's compilation imports and looks up is then there already.
+    """
+    import torch
+
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=device))
+    except (RuntimeError, OSError) as error:  # torch wraps what a compiler, or the folder it writes to, says
+        cause = getattr(error, "inner_exception", error)
+        said = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
+        needed, variable = _COMPILERS[device]
+        raise PerflowError(
+            f"--compile: torch cannot compile for {device} here ({said}); it needs {needed}, looked for by"
+            f" {variable}={os.environ.get(variable, '(not set)')} and PATH={os.environ.get('PATH', '(not set)')};"
+            f" install it, name it in {variable}, or leave --compile (compile: true of a profile) out"
+        ) from None
 
 
 def claim(count: int) -> None:

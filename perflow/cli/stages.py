@@ -201,7 +201,12 @@ def _run(
         with running.together(processes, [verb, *_arguments(again)]):
             return (yield from call(found, state))
 
-    running.run(verb, spec, together if processes > 1 else call, outputs, log, read, work)
+    def begin(found: artifacts.Spec, state: Path) -> Any:
+        if given.get("compile"):
+            running.can_compile(device)
+        return (together if processes > 1 else call)(found, state)
+
+    running.run(verb, spec, begin, outputs, log, read, work)
 
 
 def _arguments(options: dict[str, Any]) -> list[str]:
@@ -250,6 +255,8 @@ def sample(
         from perflow.stages.draw import draw
 
         device = running.prepare(common["device"], 1)
+        if compile:
+            running.can_compile(device)
         draw(model, prompt, common["out"], solver, steps, guidance, seed, count, device, negative, batch or 1, compile)
         click.echo(common["out"])
         return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,17 +63,11 @@ def cache(
     made_of = {"spec": spec.hash, "teacher": work.teacher.sha256, "latents": artifacts.sha256_file(latents)}
     made_of |= {"student": work.student.sha256} if work.student else {}
     numbers = range(len(shards))[(part.number - 1) :: part.of] if part else range(len(shards))
-    entries, evaluated = [], 0
-    for done, index in enumerate(numbers):
-        items, crossed = shards[index]
-        path = folder / pairs.shard_name(index)
-        header = made_of | {"items": [int(items[0]), int(items[-1])]}
-        if not artifacts.holds(path, header):
-            tensors = work.solve(items, crossed)
-            artifacts.write_tensors(path, tensors, header | {"sha256": artifacts.tensor_hash(tensors)})
-        entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
-        evaluated += work.evaluations(items, crossed)
-        yield Step("pairs", done + 1, len(numbers))
+    evaluated = sum(work.evaluations(*shards[index]) for index in numbers)
+    entries = []
+    for entry in _made(work, {pairs.shard_name(index): shards[index] for index in numbers}, folder, made_of):
+        entries.append(entry)
+        yield Step("pairs", len(entries), len(numbers))
     if part:
         artifacts.write_json(part.list(out), {"spec": spec.hash, "part": str(part), "shards": entries})
         return {"teacher_evaluations": evaluated}
@@ -90,6 +86,34 @@ def cache(
     })  # fmt: skip
     passes = {"student_passes": work.passes} if work.student else {}
     return {"teacher_evaluations": evaluated, **passes, **_spent(spec, out)}
+
+
+def _made(
+    work: _Work, shards: dict[str, tuple[Tensor, range]], folder: Path, made_of: dict[str, str]
+) -> Iterator[dict[str, str]]:
+    """Name, items and windows of shards -> their entries in the manifest, in order, each once its file is whole.
+
+    While the teacher solves a shard, the one before is written: at most two are in memory. What the writing raises is
+    raised here.
+    """
+    with ThreadPoolExecutor(1) as writer:
+        written: Future[dict[str, str]] | None = None
+        for name, (items, crossed) in shards.items():
+            path, header = folder / name, made_of | {"items": [int(items[0]), int(items[-1])]}
+            tensors = None if artifacts.holds(path, header) else work.solve(items, crossed)
+            if written:
+                yield written.result()
+            written = writer.submit(_entry, path, tensors, header)
+        if written:
+            yield written.result()
+
+
+def _entry(path: Path, tensors: dict[str, Tensor] | None, header: dict[str, Any]) -> dict[str, str]:
+    """What the manifest says of a shard, which is written first unless it is there."""
+    if tensors is not None:
+        here = {name: value.cpu() for name, value in tensors.items()}  # once, for the hash and the file
+        artifacts.write_tensors(path, here, header | {"sha256": artifacts.tensor_hash(here)})
+    return {"file": path.name, "sha256": artifacts.sha256_file(path)}
 
 
 def _spent(spec: Spec, out: Path) -> dict[str, float]:

@@ -1,5 +1,9 @@
 """Pairs are a function of (seed, index): shards, interruption and damage change nothing."""
 
+import resource
+import threading
+import time
+
 import pytest
 import torch
 
@@ -11,7 +15,7 @@ from perflow.core.solvers import SOLVERS
 from perflow.errors import PerflowError
 from perflow.models import handle
 from perflow.pairs import PairCache, Part
-from perflow.stages.cache import cache
+from perflow.stages.cache import _Work, cache
 from tests.stages.conftest import cost, finish, grown
 
 
@@ -51,6 +55,75 @@ def test_interrupted_it_resumes_shard_by_shard_to_the_same_bytes(tiny, tmp_path)
     assert {p.name: p.read_bytes() for p in whole.parent.iterdir()} == {
         p.name: p.read_bytes() for p in broken.parent.iterdir()
     }
+
+
+def test_a_full_disk_while_the_next_shard_is_solved_ends_it_in_one_line_and_it_resumes(tiny, tmp_path):
+    whole, broken = tmp_path / "whole/manifest.json", tmp_path / "broken/manifest.json"
+    finish(run(tiny, "eps-fixed-k2", "eps", whole, shard_items=16))
+    going, (most, hard) = (
+        run(tiny, "eps-fixed-k2", "eps", broken, shard_items=16),
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+    )
+    assert [next(going).step, next(going).step] == [1, 2]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(
+            PerflowError, match=r"^\S*shard-00002.safetensors: cannot be written .*run the same command"
+        ):
+            finish(going)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    times = {path.name: path.stat().st_mtime_ns for path in broken.parent.iterdir()}
+    assert sorted(times) == ["shard-00000.safetensors", "shard-00001.safetensors"]
+    finish(run(tiny, "eps-fixed-k2", "eps", broken, shard_items=16))
+    assert {name: (broken.parent / name).stat().st_mtime_ns for name in times} == times
+    assert {p.name: p.read_bytes() for p in whole.parent.iterdir()} == {
+        p.name: p.read_bytes() for p in broken.parent.iterdir()
+    }
+
+
+def test_a_shard_is_written_while_the_next_one_is_solved_and_no_third_is_begun(tiny, tmp_path, monkeypatch):
+    """The first write is held until the second shard is solved: were it not beside it, it would be held for ever."""
+    begun, second, held = [], threading.Event(), []
+    solve, write = _Work.solve, artifacts.write_tensors
+
+    def solving(self, items, crossed):
+        begun.append(int(items[0]))
+        found = solve(self, items, crossed)
+        if len(begun) == 2:
+            second.set()
+        return found
+
+    def writing(path, tensors, header):
+        if path.name == "shard-00000.safetensors":
+            held.append(second.wait(60))
+            time.sleep(0.2)  # long enough for a third to be begun, if nothing kept it from that
+            held.append(len(begun))
+        write(path, tensors, header)
+
+    monkeypatch.setattr(_Work, "solve", solving)
+    monkeypatch.setattr(artifacts, "write_tensors", writing)
+    finish(run(tiny, "eps-fixed-k2", "eps", tmp_path / "manifest.json", shard_items=16))
+    assert held == [True, 2]
+    assert len(begun) == 8
+
+
+def test_stopped_in_the_middle_of_a_shard_the_one_before_is_whole_and_nothing_else_is_there(
+    tiny, tmp_path, monkeypatch
+):
+    """Ctrl-C comes to the thread that solves; the one that writes ends what it began."""
+    solve = _Work.solve
+
+    def stopped(self, items, crossed):
+        if int(items[0]) == 16:
+            raise KeyboardInterrupt
+        return solve(self, items, crossed)
+
+    monkeypatch.setattr(_Work, "solve", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        finish(run(tiny, "eps-fixed-k2", "eps", tmp_path / "m/manifest.json", shard_items=16))
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["shard-00000.safetensors"]
+    assert artifacts.read_tensors(tmp_path / "m/shard-00000.safetensors")[0]["k"].shape == (16,)
 
 
 def test_parts_made_apart_and_gathered_are_the_cache(tiny, tmp_path):

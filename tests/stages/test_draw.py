@@ -1,9 +1,11 @@
 """One prompt, one picture: what guidance leads away from, and what is computed at once."""
 
 import io
+import re
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -84,6 +86,38 @@ def test_a_picture_is_computed_alone_and_does_not_depend_on_how_many_are_drawn(p
 def test_what_a_row_computes_at_once_is_not_asked():
     done = CliRunner().invoke(main, ["sample", "--batch", "2", "--spec", "x", "--out", "y"])
     assert "--batch and --compile go with --prompt" in done.output
+
+
+@pytest.fixture
+def no_compiler():
+    """torch looks for a compiler that is not there; what it compiled before, it forgets."""
+    torch.compiler.reset()
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        yield
+    torch.compiler.reset()
+
+
+def test_without_a_compiler_compiling_is_refused_in_one_line_before_anything_is_read(
+    picture, tiny, tmp_path, no_compiler, monkeypatch
+):
+    """The real error of torch, in words; the weights are damaged, and nobody got as far as to find out."""
+    monkeypatch.delenv("CXX", raising=False)
+    tiny.handle("eps").with_name("pipeline").joinpath("unet/diffusion_pytorch_model.safetensors").write_bytes(b"")
+    lacks = r"--compile: torch cannot compile for cpu here \(InvalidCxxCompiler: .*no-such-compiler.*\); it needs "
+    lacks += r"a C\+\+ compiler, looked for by CXX=\(not set\) and PATH=.*; install it, .*or leave --compile .*out$"
+    done, drawn = picture("--compile")
+    assert re.fullmatch(f"perflow: {lacks}", done.output.strip())
+    assert drawn is None
+    out, log = tmp_path / "new/manifest.json", tmp_path / "cache.log"
+    given = {
+        "spec": tiny.path("results/specs/pairs/eps-fixed-k2.json"), "teacher": tiny.handle("eps"),
+        "latents": tiny.latents("eps"), "out": out, "log": log, "device": "cpu",
+    }  # fmt: skip
+    monkeypatch.chdir(tmp_path)  # where the state of a row that was begun would lie
+    done = CliRunner().invoke(main, ["cache", "--compile", *(f"--{name}={value}" for name, value in given.items())])
+    assert re.search(f"perflow: cache eps-fixed-k2: {lacks}", done.output.strip())
+    assert re.search(f"cache eps-fixed-k2: {lacks}", log.read_text().strip())
+    assert not list(out.parent.iterdir())
 
 
 def pixels(data):
