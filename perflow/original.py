@@ -1,7 +1,7 @@
 """The names that tensors of a pipeline have in the original releases, from which other programs know them.
 
-CompVis' Stable Diffusion 1 and Stability's XL name UNet and autoencoder alike. Of XL the second text model is
-OpenCLIP's, which holds queries, keys and values in one matrix.
+CompVis' Stable Diffusion 1 and Stability's 2 and XL name UNet and autoencoder alike. The text model of 2, and of XL the
+second, is OpenCLIP's, which holds queries, keys and values in one matrix.
 """
 
 from __future__ import annotations
@@ -100,9 +100,14 @@ def clip(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def open_clip(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """XL's second text model: OpenCLIP's names, one matrix of queries, keys and values, a transposed projection."""
+    """The text model of Stable Diffusion 2, and XL's second: OpenCLIP's names, one matrix of queries, keys and values.
+
+    A projection is transposed; the positions' numbers, which are no weights, are left out.
+    """
     found: dict[str, Tensor] = {}
     for key, value in values.items():
+        if key.endswith(".position_ids"):
+            continue
         name = key.removeprefix("text_model.")
         for ours, theirs in _OPEN_CLIP.items():
             name = name.replace(ours, theirs)

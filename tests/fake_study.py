@@ -141,6 +141,17 @@ def _student(entry: str, recipe: dict[str, Any], windows: int, seed: int) -> dic
     } | _specs(name)  # fmt: skip
 
 
+def in_setting(content: dict[str, Any], setting: str, model: str, **more: Any) -> dict[str, Any]:
+    """A student of the study in a setting, as a row of ``transfers``."""
+    own = next(row for row in content["models"] if row["name"] == model)
+    row = {
+        "name": f"{setting}-digits.{model}", "setting": setting, "label": setting, "model": model, "base": "digits",
+        "scale": 0.0, "task": "text", "adapter": None, "strength": 1.0, "rank": None, "reference": "digits",
+        "trials": own["trials"], "spec": f"evaluation-{setting}-{model}", "samples_spec": f"transfer-{setting}-{model}",
+    }  # fmt: skip
+    return row | more
+
+
 def write(home: Path, content: dict[str, Any] | None = None, distance: Distance = distance) -> Path:
     """Write the whole tree below ``home``; returns the path of study.json."""
     content = content or study()
@@ -160,6 +171,9 @@ def write(home: Path, content: dict[str, Any] | None = None, distance: Distance 
             _trained(results / "students" / model["name"], 0.1 + 0.05 * model["seed"])
         _metrics(results, model, content, distance)
         _samples(results, model)
+    for row in content["transfers"]:
+        own = next(model for model in content["models"] if model["name"] == row["model"])
+        _metrics(results, own | row | {"windowed": False}, content, distance)
     return results / "specs" / "study.json"
 
 

@@ -33,7 +33,9 @@ def sdxl(folder: Path, words: list[str], vae: dict[str, Any] | None = None, **in
                 down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **vae or {},
             ),
             text_encoder=CLIPTextModel(CLIPTextConfig(hidden_size=16, **common)),
-            text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=24, projection_dim=12, **common)),
+            text_encoder_2=CLIPTextModelWithProjection(
+                CLIPTextConfig(hidden_size=24, projection_dim=12, hidden_act="gelu", **common)
+            ),
             tokenizer=tokenizers[0], tokenizer_2=tokenizers[1],
             unet=UNet2DConditionModel(
                 sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
@@ -43,6 +45,40 @@ def sdxl(folder: Path, words: list[str], vae: dict[str, Any] | None = None, **in
             ),
             scheduler=EulerDiscreteScheduler(**SD, timestep_spacing="leading", steps_offset=1),
             add_watermarker=False, **index,
+        )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def sd2(folder: Path, words: list[str], prediction: str = "v_prediction") -> Path:
+    """A random ``StableDiffusionPipeline`` of 16 x 16 pixels in the shape of Stable Diffusion 2."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from perflow.models.stable_diffusion import word_tokenizer
+
+    tokenizer = word_tokenizer(words, 12, folder.with_name(f"{folder.name}-tokenizer"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = StableDiffusionPipeline(
+            vae=AutoencoderKL(
+                block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4,
+                down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+            ),
+            text_encoder=CLIPTextModel(CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=24, intermediate_size=16, num_hidden_layers=2, hidden_act="gelu",
+                num_attention_heads=2, max_position_embeddings=12, bos_token_id=0, eos_token_id=1,
+            )),
+            tokenizer=tokenizer,
+            unet=UNet2DConditionModel(
+                sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+                attention_head_dim=(1, 2), cross_attention_dim=24, use_linear_projection=True,
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            ),
+            scheduler=DDIMScheduler(**SD, prediction_type=prediction, clip_sample=False, set_alpha_to_one=False,
+                                    steps_offset=1),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
     pipeline.save_pretrained(folder)
     return folder

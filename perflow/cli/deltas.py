@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,7 @@ from perflow.errors import PerflowError
 if TYPE_CHECKING:
     from perflow.core.windows import Windows
     from perflow.lora import Spectrum
-    from perflow.report.card import Use
+    from perflow.report.card import Measured
 
 
 @main.command()
@@ -29,12 +29,13 @@ def apply(delta: Path, base: Path, out: Path, scale: float, other_base: bool) ->
     Without --other-base the folder must hold the very base the delta was made for.
     """
     from perflow.integrations.merge import merge
-    from perflow.report.card import folder_use
+    from perflow.report import card as cards
 
     made = merge(delta, base, out, scale, other_base)
     if out.is_dir():
-        use = folder_use(artifacts.read_header(delta), str(out), not made.stock, scale, made.own_base)
-        artifacts.write_text(out / "README.md", _card(delta, use, None))
+        header = artifacts.read_header(delta)
+        use = cards.folder_use(header, str(out), not made.stock, scale, made.own_base)
+        artifacts.write_text(out / "README.md", cards.card(header, use, _measured(delta, header, None)))
     same = "and its values are" if made.own_base else "its values are another checkpoint's, not"
     click.echo(f"checked: {made.tensors} tensors of the UNet, names and shapes fit; {same} those of '{made.base}'")
     needs = "diffusers' own" if made.stock else "perflow must be installed where it is loaded"
@@ -93,28 +94,39 @@ def _errors(spectrum: Spectrum, rank: int | None) -> str:
 @click.option("--out", type=FILE, help="Write the card there; without it, it is printed.")
 def card(path: Path, base: str | None, results: Path | None, out: Path | None) -> None:
     """Write the model card of FILE, a delta or a LoRA, from its header and what was measured."""
-    from perflow.report.card import delta_use, lora_use
+    from perflow.report import card as cards
 
     header = artifacts.read_header(path)
     if "base" not in header:
         raise PerflowError(f"{path}: its header names no base; a card is written for a delta or a LoRA of perflow's")
     known = header["base"]
     named = base or (known.get("origin") or {}).get("hub") or known["name"]
-    use = (lora_use if "lora" in header else delta_use)(header, str(path), named)
-    text = _card(path, use, results)
+    use = (cards.lora_use if "lora" in header else cards.delta_use)(header, str(path), named)
+    numbers = _measured(path, header, results)
+    text = cards.card(header, use, numbers, _rank_errors(path, header, numbers))
     if out is None:
         click.echo(text, nl=False)
     else:
         artifacts.write_text(out, text)
 
 
-def _card(path: Path, use: Use, results: Path | None) -> str:
-    """The card of a file; with numbers if a study is given, or if the file lies in one that measured it."""
-    from perflow.report import card
+def _measured(path: Path, header: dict[str, Any], results: Path | None) -> Measured | None:
+    """The numbers of a file's student, if a study is given, or if the file lies in one that measured it."""
+    from perflow.report import card as cards
 
-    header = artifacts.read_header(path)
-    results = results or card.study_of(path, header)
-    return card.card(header, use, None if results is None else card.measured(header, results))
+    results = results or cards.study_of(path, header)
+    return None if results is None else cards.measured(header, results)
+
+
+def _rank_errors(path: Path, header: dict[str, Any], numbers: Measured | None) -> dict[int, float]:
+    """The relative error of a LoRA's own rank, or of the ranks that a delta's study tried."""
+    from perflow.lora import cut
+
+    if "lora" in header:
+        return {header["lora"]["rank"]: header["lora"]["relative_error"]}
+    tried = {row.rank for row in numbers.ranked if row.rank is not None} if numbers is not None else set()
+    spectrum = cut(artifacts.read_tensors(path)[0])[1] if tried else None
+    return {rank: spectrum.error(rank) for rank in sorted(tried)} if spectrum is not None else {}
 
 
 @main.command()

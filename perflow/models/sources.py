@@ -57,8 +57,18 @@ def _file(source: Source, into: Path, root: Path) -> None:
     except (SingleFileComponentError, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(getattr(error, "message", error)).strip().splitlines()[0]
         raise PerflowError(f"{path}: does not hold the architecture of {config} ({reason})") from None
+    if unread := _unread(pipeline):
+        raise PerflowError(f"{path}: does not hold the architecture of {config} (it has no {unread})")
     with artifacts.writing(into):
         pipeline.save_pretrained(into, safe_serialization=True)
+
+
+def _unread(pipeline: Any) -> str | None:
+    """A tensor that diffusers did not find in the file, which it leaves without values; None where all are there."""
+    parts = ((name, part) for name, part in pipeline.components.items() if hasattr(part, "state_dict"))
+    return next(
+        (f"'{name}.{key}'" for name, part in parts for key, value in part.state_dict().items() if value.is_meta), None
+    )
 
 
 def _hub(source: Source, into: Path, _: Path) -> None:

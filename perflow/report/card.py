@@ -13,7 +13,8 @@ from perflow import artifacts
 from perflow.core.grid import dashed, spread
 from perflow.errors import PerflowError
 from perflow.models import PIPELINES
-from perflow.report.study import METRICS, WINDOW, metric_name
+from perflow.report import estimates, ranks
+from perflow.report.study import metric_name
 from perflow.report.words import count, number
 
 Header = Mapping[str, Any]
@@ -32,6 +33,8 @@ class Measured(NamedTuple):
     samples: dict[str, Any]
     pairs: dict[str, Any] | None
     """None of a student that others taught."""
+    ranked: list[ranks.Ranked]
+    """The settings that load its delta as a LoRA."""
 
 
 class Use(NamedTuple):
@@ -56,7 +59,7 @@ def measured(header: Header, results: Path) -> Measured:
     samples = artifacts.read_spec(specs / "samples" / f"{name}.json").row
     taught = header["row"]["pairs"]
     pairs = artifacts.read_spec(specs / "pairs" / f"{taught}.json").row if taught else None
-    return Measured(metrics, evaluation.row, samples, pairs)
+    return Measured(metrics, evaluation.row, samples, pairs, ranks.ranked(str(name), results))
 
 
 def study_of(delta: Path, header: Header) -> Path | None:
@@ -126,8 +129,11 @@ def folder_use(header: Header, folder: str, needs_perflow: bool, scale: float, o
     )  # fmt: skip
 
 
-def card(header: Header, use: Use, numbers: Measured | None) -> str:
-    """The model card as Markdown."""
+def card(header: Header, use: Use, numbers: Measured | None, errors: Mapping[int, float] | None = None) -> str:
+    """The model card as Markdown.
+
+    ``errors`` are the relative errors of the ranks that its LoRAs are told of; None: of no LoRA anything is said.
+    """
     base = header.get("base") or {}
     origin, task = base.get("origin"), "text-to-image" if _prompted(header) else "unconditional-image-generation"
     sections = [
@@ -137,10 +143,12 @@ def card(header: Header, use: Use, numbers: Measured | None) -> str:
         f"# {header.get('student', 'student')}\n\n{use.what} Few-step {task.replace('-', ' ')} by piecewise rectified"
         f" flow (PeRFlow, arXiv 2405.07510) and its relatives; made with perflow.",
         "## Use\n\n" + _code(header, use),
-        "## What it is\n\n" + _table([("", "")] + _facts(header, base, numbers)),
+        "## What it is\n\n" + estimates.table([("", "")] + _facts(header, base, numbers)),
     ]
     if numbers is not None and use.measured:
         sections.append(f"## Measured\n\n{use.measured} {_protocol(numbers)}\n\n{_metrics(numbers)}")
+        if errors is not None:
+            sections.append(ranks.section(numbers.ranked, errors, numbers.metrics["extractor"]["name"]))
     else:
         sections.append("## Measured\n\nNothing was measured of this.")
     sections.append(f"## Licence\n\n{_LICENCE}")
@@ -160,20 +168,15 @@ def _code(header: Header, use: Use) -> str:
     code = "```python\n" + "\n".join([*use.imports, "", *use.lines, draw]) + "\n```"
     notes = [] if windows is None else [f"Any number of steps from {windows}, one a window, works."]
     if each:
-        notes.append(f"It is meant for a guidance a window, {_guidance(guidance)}; a pipeline's call takes the first.")
+        notes.append(
+            f"It is meant for a guidance a window, {estimates.guidance(guidance)}; a pipeline's call takes the first."
+        )
     return "\n\n".join([code, *notes])
 
 
 def _prompted(header: Header) -> bool:
     """Whether the pipeline takes a prompt and guidance."""
     return _pipeline(header) != PIPELINES["pixel"]
-
-
-def _guidance(guidance: float | list[float] | None) -> str | None:
-    """One guidance, or one a window; None for none."""
-    if guidance is None:
-        return None
-    return ", ".join(f"{value:g}" for value in (guidance if isinstance(guidance, list) else [guidance]))
 
 
 def _told(header: Header) -> str | None:
@@ -197,7 +200,7 @@ def _facts(header: Header, base: Mapping[str, Any], numbers: Measured | None) ->
         ("windows", "none" if not edges else f"{len(edges) - 1}, at " + " ".join(f"{edge:g}" for edge in edges)),
         ("path in a window", header.get("path")),
         ("prediction", f"{header.get('prediction')} (base: {header.get('base_prediction')})"),
-        ("guidance to sample with", _guidance(header.get("guidance"))),
+        ("guidance to sample with", estimates.guidance(header.get("guidance"))),
         ("guidance that the network is told", _told(header)),
         ("timesteps", {0: "T t (published weights)", -1: "T t - 1"}.get(header.get("timestep_offset"))),
     ]
@@ -239,24 +242,9 @@ def _protocol(numbers: Measured) -> str:
 def _metrics(numbers: Measured) -> str:
     """Metrics down, trials across."""
     trials = numbers.metrics["trials"].values()
-    found = {name for trial in trials for name in trial["metrics"]}
-    names = [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
     extractor = numbers.metrics["extractor"]["name"]
-    rows = [["", *(_trial(trial) for trial in trials)]]
-    rows += [[metric_name(name, extractor), *(_estimate(t["metrics"].get(name)) for t in trials)] for name in names]
-    return _table(rows)
-
-
-def _trial(trial: Mapping[str, Any]) -> str:
-    solver = "windows" if trial["solver"] == WINDOW else trial["solver"]
-    cost = f"{count(trial['steps'], 'step')}, {count(trial['nfe'], 'evaluation')}"
-    return f"{solver}, {cost}, guidance {_guidance(trial['guidance'])}"
-
-
-def _estimate(found: Mapping[str, float] | None) -> str:
-    return "" if found is None else f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
-
-
-def _table(rows: list[Any]) -> str:
-    head, *rest = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *rest])
+    rows = [["", *(estimates.trial(trial) for trial in trials)]]
+    for name in estimates.measured_in(trials):
+        found = (estimates.estimate(trial["metrics"].get(name)) for trial in trials)
+        rows.append([metric_name(name, extractor), *found])
+    return estimates.table(rows)

@@ -33,7 +33,8 @@ def prepare(spec: Spec, dataset: Path, out: Path, root: Path = Path()) -> None:
     options = _options(row)
     base = resolve_name(FAMILIES[row.family])(folder, **options)
     if base.prediction != row.prediction:
-        raise PerflowError(f"{place}.prediction: {row.prediction}, but the checkpoint predicts {base.prediction}")
+        says = f"the scheduler of {row.source.config} is for" if row.source.file else "the checkpoint predicts"
+        raise PerflowError(f"{place}.prediction: {row.prediction}, but {says} {base.prediction}")
     if base.resolution != resolution:
         raise PerflowError(
             f"{place}: the checkpoint draws images of {base.resolution} pixels, the data set '{row.dataset}' has"

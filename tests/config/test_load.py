@@ -95,6 +95,7 @@ MISTAKES = [
     ),
     ("bases.eps", PRETRAINED | {"source": {"hub": "a/b", "revision": "main"}}, ["a commit", "'main'"]),
     ("bases.eps", PRETRAINED | {"source": {"file": "x.safetensors"}}, ["file goes with config"]),
+    ("bases.eps", PRETRAINED | {"source": {"file": "x.safetensors", "config": "x"}}, ["prediction: epsilon or v"]),
     ("bases.eps", PRETRAINED | {"source": {"folder": "x", "sha256": "abc"}}, ["bases.eps.source.sha256", "pattern"]),
     ("bases.eps", PRETRAINED | {"source": {"path": "x"}}, ["bases.eps.source.path", "unknown key", "folder, hub"]),
 ]

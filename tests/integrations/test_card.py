@@ -77,6 +77,12 @@ def measured(on_disk, tmp_path):
         "extractor": {"name": "tiny-cnn", "sha256": "0", "accuracy": {"digit": 0.876}},
     }  # fmt: skip
     artifacts.write_json(results / "metrics/tiny-student.json", metrics)
+    own = {"base": "tiny", "trials": [trial], "spec": specs["evaluations"]}
+    ranked = own | {"name": "cut", "label": "as a LoRA of rank 2", "model": "tiny-student", "rank": 2, "spec": "cut",
+                    "task": "text", "adapter": None, "strength": 1.0}  # fmt: skip
+    artifacts.write_json(
+        results / "specs/study.json", {"models": [own | {"name": "tiny-student"}], "transfers": [ranked]}
+    )
     files = on_disk(spec=specs["deltas"], row=ROW)
     delta = results / "students/tiny-student/delta.safetensors"
     delta.parent.mkdir(parents=True)
@@ -99,6 +105,26 @@ def test_numbers_are_those_of_the_study_the_delta_lies_in(measured):
     changed["trials"]["window-6"]["metrics"]["fd_teacher"]["value"] = 9.87
     artifacts.write_json(path, changed)
     assert "9.87 [0.346, 0.568]" in run("card", files.delta)
+
+
+def test_a_rank_that_was_tried_stands_with_its_error_and_its_numbers(measured, tmp_path):
+    files, results = measured
+    whole = "| whole | 0 | on its base | tiny | windows, 6 steps, 12 evaluations, guidance 2.5 | 0.432 [0.346, 0.568] |"
+    out = tmp_path / "lora.safetensors"
+    error = re.search(r"relative error (\S+)", run("lora", files.delta, "--rank", 2, "--out", out).splitlines()[-1])[1]
+    line = f"| 2 | {error} | as a LoRA of rank 2 | tiny | windows, 6 steps, 12 evaluations, guidance 2.5 |"
+    cards = (("card", files.delta), ("card", out, "--results", results))
+    for call in cards:
+        text = run(*call)
+        assert whole in text
+        assert f"{line} not measured |" in text
+    metrics = artifacts.read_json(results / "metrics/tiny-student.json") | {"spec": "cut"}
+    metrics["trials"]["window-6"]["metrics"]["fd_teacher"] |= {"value": 0.9876, "low": 0.8765}
+    artifacts.write_json(results / "metrics/cut.json", metrics)
+    for call in cards:
+        assert f"{line} 0.988 [0.876, 0.568] |" in run(*call)
+    run("lora", files.delta, "--rank", 3, "--out", out)
+    assert "As a LoRA of rank 3: not measured." in run("card", out, "--results", results)
 
 
 def test_a_guidance_for_each_window_is_told_and_not_put_into_a_call_that_takes_one(on_disk):

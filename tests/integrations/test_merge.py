@@ -198,8 +198,8 @@ def test_names_of_the_whole_autoencoder_convert_back():
 
 def test_a_single_file_of_another_kind_is_refused(on_disk, tmp_path):
     files = on_disk()
-    config = files.base / "unet/config.json"
-    artifacts.write_json(config, artifacts.read_json(config) | {"use_linear_projection": True})
-    with pytest.raises(PerflowError, match="Stable Diffusion 1 and XL pipelines"):
+    index = files.base / "model_index.json"
+    artifacts.write_json(index, artifacts.read_json(index) | {"_class_name": "StableDiffusionUpscalePipeline"})
+    with pytest.raises(PerflowError, match="Stable Diffusion 1, 2 and XL pipelines"):
         merge(files.delta, files.base, tmp_path / "one.safetensors")
     assert not list(tmp_path.glob("*one*"))

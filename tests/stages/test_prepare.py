@@ -132,14 +132,14 @@ def test_a_single_file_is_the_same_base(taken, checkpoint, tmp_path):
     network = pipeline_folder.tensors(checkpoint / "unet")
     tensors = single_file.tensors(checkpoint, pipeline_folder.index(checkpoint), network)
     artifacts.write_tensors(tmp_path / "one.safetensors", tensors, {})
-    study, call = taken({"file": str(tmp_path / "one.safetensors"), "config": str(checkpoint)})
+    study, call = taken({"file": str(tmp_path / "one.safetensors"), "config": str(checkpoint)}, prediction="epsilon")
     prepare(*call)
     assert same_model(study)
     artifacts.write_tensors(tmp_path / "one.safetensors", {"a": torch.zeros(1)}, {})
     with pytest.raises(PerflowError, match=r"one\.safetensors: does not hold the architecture"):
         prepare(*call)
     (tmp_path / "one.ckpt").write_bytes(b"")
-    study, call = taken({"file": str(tmp_path / "one.ckpt"), "config": str(checkpoint)})
+    study, call = taken({"file": str(tmp_path / "one.ckpt"), "config": str(checkpoint)}, prediction="epsilon")
     with pytest.raises(PerflowError, match="pickled checkpoints are not read"):
         prepare(*call)
 

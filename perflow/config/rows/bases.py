@@ -134,7 +134,7 @@ class Pretrained(Row):
     """Images and captions to teach and to measure with, at the checkpoint's resolution."""
     source: Source
     prediction: Literal["epsilon", "v", "x0"] = "epsilon"
-    """What the checkpoint predicts; compared with what it says itself."""
+    """What the checkpoint predicts; compared with what it says itself. A single file cannot: there it is to be said."""
     classes: Annotated[list[str], Field(min_length=1), AfterValidator(lambda names: check_once(names))] | None = None
     """Of a family that reads a class: the caption that names each, in the order of their labels."""
     null_class: Annotated[int, Field(ge=0, le=MOST)] | None = None
@@ -144,6 +144,12 @@ class Pretrained(Row):
     tuned_from: Name | None = None
     """The base it was tuned from elsewhere, or is once more, with other data to draw: what is taught on that one can
     be put into it."""
+
+    @model_validator(mode="after")
+    def _predicts(self) -> Pretrained:
+        if self.source.file is not None and "prediction" not in self.model_fields_set:
+            raise ValueError("a single file does not say what its network predicts; write prediction: epsilon or v")
+        return self
 
 
 class Flow(Row):
