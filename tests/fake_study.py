@@ -162,10 +162,12 @@ def write(home: Path, content: dict[str, Any] | None = None, distance: Distance 
         _trained(results / "bases" / base["name"], 1.0)
     for extractor in content["extractors"]:
         _trained(results / "extractors" / extractor["name"], 2.0)
+    recipes = content["settings"]["pairs"]
+    entries = {model["pairs"]: content["settings"]["students"].get(model["entry"]) for model in content["models"]}
     for pairs in content["pairs"]:
         folder = results / "pairs" / pairs["name"]
         artifacts.write_json(folder / "manifest.json", {"spec": pairs["spec"]})
-        _cost(folder / "cost.json", 20.0, 4096)
+        _cost(folder / "cost.json", 20.0, 64 * recipes[entries[pairs["name"]]["pairs"]]["count"])
     for model in content["models"]:
         if model["kind"] == "student":
             _trained(results / "students" / model["name"], 0.1 + 0.05 * model["seed"])

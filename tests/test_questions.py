@@ -133,6 +133,41 @@ def test_starts_are_compared_with_data_starts_and_gaps_are_shown(shown):
     assert "start_gap_low" in data.tables["windows"].columns
 
 
+def frugal(count: int) -> dict:
+    """The made-up study and the same recipe again with other pairs: ``count`` of them."""
+    study = copy.deepcopy(fake_study.study())
+    settings = study["settings"]
+    settings["pairs"]["few"] = settings["pairs"]["fixed"] | {"count": count}
+    settings["students"]["few"] = settings["students"]["rectified-diffusion"] | {"label": "Few", "pairs": "few"}
+    model = fake_study._student("few", settings["students"]["few"], 4, 0)
+    study["models"].append(model)
+    study["pairs"].append({"name": model["pairs"], "base": "digits", "spec": "pairs-few"})
+    return study
+
+
+def test_what_a_teacher_evaluation_buys_is_asked_of_rows_that_differ_in_their_pairs_alone(shown):
+    """64 evaluations a pair: each row against the one of its kind that spent most, whichever entry that is."""
+    spent = text(report.budget(shown(study=frugal(16))))
+    assert "Few, K=4 16 pairs, solver ddim steps 32 in all windows 4 1,024 25 %" in spent
+    assert "64 pairs, solver ddim steps 32 in all windows 4 4,096 100 %" in spent
+    for steps in (4, 8):  # the made-up distance of Few is larger, and hardly any noise is its own
+        line = spent.split(f"16 pairs, solver ddim steps 32 in all windows {steps} ")[1].split(" pairs, ")[0]
+        assert "not seen" in line
+    turned = text(report.budget(shown(study=frugal(640))))
+    assert "Few, K=4 640 pairs, solver ddim steps 32 in all windows 4 40,960 100 %" in turned
+    assert "64 pairs, solver ddim steps 32 in all windows 4 4,096 10 %" in turned
+    line = turned.split(" 64 pairs, solver ddim steps 32 in all windows 4 ")[1].split(" pairs, ")[0]
+    assert line.count("seen") == 1
+    assert "not seen" not in line
+
+
+def test_rows_that_differ_in_more_than_pairs_are_no_question_of_budget(shown):
+    assert report.budget(shown()) == ""
+    other = frugal(16)
+    other["settings"]["students"]["few"]["prediction"] = "velocity"
+    assert report.budget(shown(study=other)) == ""
+
+
 def test_an_answer_as_markdown_has_the_open_text_and_the_numbers_of_its_tables(shown):
     """Read back, its table is the page's: the same cells in the same places; what is folded away is left out."""
     page = report.gain(shown(searched(), control(3.0)))

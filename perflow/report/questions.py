@@ -6,6 +6,7 @@ common noise and prompts, all comparisons of a section corrected together (Holm)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
@@ -13,6 +14,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from perflow import artifacts
+from perflow.core.grid import dashed
 from perflow.metrics import intervals
 from perflow.report import reading
 from perflow.report.data import Report, records
@@ -83,9 +85,7 @@ def starts(report: Report) -> Html:
     keys = [(arm.base, arm.guidance_mode, arm.steps) for arm in every]
     pairs = [(arm, first[key]) for arm, key in zip(every, keys, strict=True) if key in first and arm is not first[key]]
     told = {one.own.key + one.own.trial: one for one in differences(pairs, metric, measured, alpha(report))}
-    evaluations = {
-        row["row"]: row["teacher_evaluations"] for row in records(report.tables["costs"]) if row["table"] == "pairs"
-    }
+    evaluations = _evaluations(report)
     models = {model["name"]: model for model in report.study["models"]}
     rows = []
     for arm in every:
@@ -113,6 +113,58 @@ def starts(report: Report) -> Html:
     return Html("".join((
         '<h2 id="starts">Where windows should start</h2>', paragraph(text), table(header, rows, kind="results"),
     )))  # fmt: skip
+
+
+_SPENT = ("solver", "steps", "count")
+"""What of a recipe of pairs says how teacher evaluations are spent, and no more."""
+
+
+def budget(report: Report) -> Html:
+    """What a teacher evaluation buys: rows that differ only in how many pairs they have and how those are solved."""
+    measured, metric = measured_of(report), report.shown("fd_teacher")
+    models = {model["name"]: model for model in report.study["models"]}
+    groups: dict[str, list[Arm]] = {}
+    for arm in arms(report.study, report.results / "specs"):
+        if arm.windowed and "pairs" in arm.recipe and has(arm, metric, measured):
+            shared = {name: value for name, value in arm.recipe["pairs"].items() if name not in _SPENT}
+            same = (arm.base, models[arm.models[0]]["edges"], arm.trial, arm.recipe | {"pairs": shared})
+            groups.setdefault(json.dumps(same, sort_keys=True), []).append(arm)
+    compared = [group for group in groups.values() if len(group) > 1]
+    if not compared:
+        return Html("")
+    spent = _evaluations(report)
+    costs = {arm.key: _rests_on(models, arm.models[0], spent) for group in compared for arm in group}
+    most = {arm.key + arm.trial: max(group, key=lambda arm: costs[arm.key]) for group in compared for arm in group}
+    pairs = [(arm, most[arm.key + arm.trial]) for group in compared for arm in group]
+    found = differences([(arm, other) for arm, other in pairs if arm is not other], metric, measured, alpha(report))
+    told = {one.own.key + one.own.trial: one for one in found}
+    rows = []
+    for arm, other in pairs:
+        values = [estimate["value"] for estimate in estimates(arm, metric, measured)]
+        one, made = told.get(arm.key + arm.trial), arm.recipe["pairs"]
+        solved = " ".join(f"{name} {dashed(made[name])}" for name in ("solver", "steps"))
+        about = escape(f"{count(made['count'], 'pair')}, {solved} in all windows")
+        rows.append([
+            Cell(f"{escape(arm.label)}<small>{about}</small>", 1, "method"), Cell(str(arm.steps)),
+            Cell(f"{costs[arm.key]:,.0f}<small>{100 * costs[arm.key] / costs[other.key]:.0f} %</small>"),
+            Cell(number(mean(values), 3), 1, "key"), Cell(str(len(values))),
+            Cell("" if one is None else f"{signed(one.difference)} {badge(one.verdict)}"),
+        ])  # fmt: skip
+    header = ["method", "steps", "teacher evaluations", metric_name(metric, report.extractor), "seeds",
+              "closer than with the most evaluations"]  # fmt: skip
+    text = (
+        "These rows differ in their pairs alone: how many there are, and by which solver and steps the teacher solved"
+        " each. Each is held against the one of its kind whose pairs cost the most teacher evaluations."
+    )
+    return Html("".join((
+        '<h2 id="budget">What a teacher evaluation buys</h2>', paragraph(text), table(header, rows, kind="results"),
+    )))  # fmt: skip
+
+
+def _evaluations(report: Report) -> dict[str, float]:
+    """Teacher evaluations by cache."""
+    costs = records(report.tables["costs"])
+    return {row["row"]: row["teacher_evaluations"] for row in costs if row["table"] == "pairs"}
 
 
 def _rests_on(models: dict[str, dict[str, Any]], name: str, evaluations: dict[str, float]) -> float:
