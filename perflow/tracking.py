@@ -280,8 +280,8 @@ def _records(study: dict[str, Any], results: Path, tables: dict[str, list[dict]]
         files = {}
         if table in ("bases", "students"):
             model = models[name]
-            described = {key: model[key] for key in ("entry", "label", "windows", "starts", "guidance_mode")}
-            params |= _flat({key: value for key, value in described.items() if value is not None})
+            described = ("entry", "label", "windows", "starts", "ends", "guidance_mode")
+            params |= _flat({key: model[key] for key in described if model.get(key) is not None})
             metrics |= _final_metrics(tables["rows"], name)
             files = _grids(model, results)
         yield Record(table, name, spec, params, metrics, _curve(tables["curves"], table, name), files, seconds=seconds)

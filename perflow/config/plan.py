@@ -25,8 +25,10 @@ _POINT = 0.005
 
 
 def pair_evaluations(study: Study, name: str) -> int:
-    """Network evaluations of the teacher for one cache."""
+    """Network evaluations of the teacher for one cache; 0 where the ends are data."""
     row = study.pairs[name]
+    if row.ends == "data":
+        return 0
     windows = len(row.edges) - 1
     calls = [(SOLVER_CALLS | {WINDOW: 1})[solver] for solver in each_window(row.solver, windows)]
     steps = each_window(row.window_steps, windows)
@@ -147,7 +149,8 @@ def _edges(study: Study, table: str, name: str) -> str:
             return f"dataset {row.dataset}" if row.dataset else f"weights {row.weights}"
         case "pairs":
             row = study.pairs[name]
-            return f"teacher {row.teacher or row.base}, latents {row.base}"
+            maker = "base" if row.ends == "data" else "teacher"
+            return f"{maker} {row.teacher or row.base}, latents {row.base}"
         case "students":
             row = study.students[name]
             if row.source:
@@ -196,9 +199,10 @@ def _work(study: Study, table: str, name: str) -> str:
             return f"{row.training.steps:,} steps" if row.training else row.kind
         case "pairs":
             row = study.pairs[name]
+            way = f"x {dashed(row.window_steps)} {dashed(row.solver)}, w={spread(row.guidance)}"
             return (
-                f"{row.count:,} pairs, {len(row.edges) - 1} windows x {dashed(row.window_steps)} {dashed(row.solver)},"
-                f" w={spread(row.guidance)}, {pair_evaluations(study, name):,} teacher evaluations"
+                f"{row.count:,} pairs, {len(row.edges) - 1} windows {'from data' if row.ends == 'data' else way},"
+                f" {pair_evaluations(study, name):,} teacher evaluations"
             )
         case "students":
             row = study.students[name]

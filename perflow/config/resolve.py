@@ -66,7 +66,7 @@ def _resolve(params: rows.Params, text: str) -> Study:
                 )
     for name, recipe in params.pairs.items():
         windowed = recipe.teacher or any(isinstance(base, rows.Flow) for base in params.bases.values())
-        for solver in each_window(recipe.solver, 1):
+        for solver in each_window(recipe.solver, 1) if recipe.solver else []:
             known("solver", f"pairs.{name}.solver", solver, (*SOLVER_CALLS, *([WINDOW] if windowed else [])))
     with_features = [name for name, row in params.extractors.items() if row.kind != LPIPS]
     known("extractor", "evaluation.extractor", params.evaluation.extractor, with_features)
@@ -211,15 +211,7 @@ def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[flo
         given = getattr(source, field)
         if isinstance(given, list) and len(given) != windows:
             raise PerflowError(f"{place}.{field}: {given} is for {len(given)} windows; '{name}' has {windows}")
-    teacher, window_steps = None, _window_steps(source, windows)
-    if source.teacher is not None:
-        teacher, window_steps = _taught_pairs(study.params, place, source, base, label, edges)
-    elif isinstance(study.params.bases[base], rows.Flow):
-        known("solver", f"{place}.solver", source.solver, [WINDOW])
-        window_steps = _dealt(place, equal_edges(1), source.steps, edges)
-    else:
-        for solver in each_window(source.solver, windows):
-            known("solver", f"{place}.solver", solver, SOLVER_CALLS)
+    teacher, window_steps = _asked(study.params, place, source, base, label, edges)
     row = rows.Pairs(
         **source.model_dump(exclude={"teacher", "student"}), teacher=teacher, base=base,
         student=_walker(study.params, place, source, base, label, edges),
@@ -228,6 +220,23 @@ def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[flo
     if study.pairs.setdefault(name, row) != row:
         raise PerflowError(f"pairs.{recipe}: two rows with one name, '{name}'; rename one of them")
     return name
+
+
+def _asked(
+    params: rows.Params, place: str, source: rows.PairsRecipe, base: str, label: str, edges: list[float]
+) -> tuple[str | None, int | list[int] | None]:
+    """The student that makes pairs, None for the base, and its steps a window; none where the ends are data."""
+    if source.ends == "data":
+        return None, None
+    if source.teacher is not None:
+        return _taught_pairs(params, place, source, base, label, edges)
+    if isinstance(params.bases[base], rows.Flow):
+        known("solver", f"{place}.solver", source.solver, [WINDOW])
+        return None, _dealt(place, equal_edges(1), source.steps, edges)
+    windows = len(edges) - 1
+    for solver in each_window(source.solver, windows):
+        known("solver", f"{place}.solver", solver, SOLVER_CALLS)
+    return None, _window_steps(source, windows)
 
 
 def _window_steps(source: rows.PairsRecipe, windows: int) -> int | list[int]:

@@ -212,13 +212,18 @@ def _facts(header: Header, base: Mapping[str, Any], numbers: Measured | None) ->
         facts.append(("taught by others", f"{source['held']} {Path(source['weights']).name}"
                       + (f" of {source['hub']}" if source["hub"] else "")))  # fmt: skip
     if numbers is not None and numbers.pairs is not None:
-        pairs = numbers.pairs
-        facts.append((
-            "pairs", f"{pairs['count']} of {dashed(pairs['solver'])}, {count(pairs['window_steps'], 'step')} a window,"
-            f" guidance {spread(pairs['guidance'])}, starts: {pairs['starts']}, data set {pairs['dataset']}"
-            + (f", teacher {pairs['teacher']}" if pairs.get("teacher") else ""),
-        ))  # fmt: skip
+        facts.append(("pairs", _pairs(numbers.pairs)))
     return [(key, str(value)) for key, value in facts if value is not None]
+
+
+def _pairs(row: Mapping[str, Any]) -> str:
+    """How the pairs were made, and of what."""
+    if row.get("ends") == "data":
+        return f"{row['count']} with no teacher, starts and ends: data, data set {row['dataset']}"
+    return (
+        f"{row['count']} of {dashed(row['solver'])}, {count(row['window_steps'], 'step')} a window,"
+        f" guidance {spread(row['guidance'])}, starts: {row['starts']}, data set {row['dataset']}"
+    ) + (f", teacher {row['teacher']}" if row.get("teacher") else "")
 
 
 def _drawn(numbers: Measured) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from perflow.report.data import Report, records
 from perflow.report.html import Cell, Html, table
 from perflow.report.study import metric_name
-from perflow.report.words import count, number, scale
+from perflow.report.words import count, number, pairs_of, scale
 
 _SHORT = {
     "fd_teacher": "FD to teacher",
@@ -78,9 +78,8 @@ def _block(arms: list[dict], first: list[str], rest: list[str], bar: Callable[[d
 
 def _named(arm: dict[str, Any]) -> str:
     """A method's name, and below it what its pairs were."""
-    about = [arm["starts"] and f"starts: {arm['starts']}", arm["guidance_mode"]]
-    small = f"<small>{escape(', '.join(part for part in about if part))}</small>" if any(about) else ""
-    return f"{escape(arm['label'])}{small}"
+    about = pairs_of(arm["starts"], arm.get("ends"), arm["guidance_mode"])
+    return escape(arm["label"]) + (f"<small>{escape(about)}</small>" if about else "")
 
 
 def _heading(metric: str, arms: list[dict[str, Any]]) -> str:

@@ -65,6 +65,8 @@ class Arm:
     path: str | None
     prediction: str | None
     starts: str | None
+    ends: str | None
+    """``data`` of a student that no teacher taught: its pairs end at data."""
     guidance_mode: str | None
     trial: str
     solver: str
@@ -124,7 +126,8 @@ def _arm(key: str, models: list[dict], trial: dict, several: set[tuple[str, str]
     common = {
         name: first.get(name)
         for name in (
-            "base", "kind", "entry", "windows", "windowed", "method", "path", "prediction", "starts", "guidance_mode",
+            "base", "kind", "entry", "windows", "windowed", "method", "path", "prediction", "starts", "ends",
+            "guidance_mode",
         )
     }  # fmt: skip
     return Arm(

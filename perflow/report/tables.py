@@ -132,7 +132,8 @@ def _one_extractor(measured: dict[str, dict], study: dict[str, Any], results: Pa
 
 
 def _described(arm: Arm) -> dict[str, Any]:
-    return {name: getattr(arm, name) for name in _ARM}
+    """What describes an arm; ``ends`` only where they are data, so that other studies have no such column."""
+    return {name: getattr(arm, name) for name in _ARM} | ({} if arm.ends is None else {"ends": arm.ends})
 
 
 def _metrics_of(arm: Arm, measured: dict[str, dict]) -> list[str]:

@@ -44,6 +44,12 @@ def count(value: float | list[int], noun: str) -> str:
     return f"{int(value)} {noun}" + ("" if value == 1 else "s")
 
 
+def pairs_of(starts: str | None, ends: str | None, guidance_mode: str | None) -> str:
+    """What a student's pairs were, such as ``starts: data, CFG-sync``; "" where it has none."""
+    said = [starts and f"starts: {starts}", ends and f"ends: {ends}, no teacher", guidance_mode]
+    return ", ".join(part for part in said if part)
+
+
 def size(value: float | None) -> str:
     """Bytes in the unit that reads best."""
     if value is None or math.isnan(value):
