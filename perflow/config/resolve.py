@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from perflow.config import rows
 from perflow.config.axis import TIMESTEPS, equal_edges, window_axis
 from perflow.config.bases import add_latents, origin, resolve_adapters, resolve_bases
 from perflow.config.chains import check_chains, link
 from perflow.config.load import checked, known, load_params
+from perflow.config.method import method_row
 from perflow.config.splits import add_prompts, add_splits, check_negative
 from perflow.config.study import Skipped, Study
 from perflow.config.told import check_perceptual, check_within, told_guidance
@@ -25,7 +25,6 @@ from perflow.core import BEST, RK45, SDE, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import each_window, lay, stretches
 from perflow.datasets import DATASETS, POINTS
 from perflow.errors import PerflowError
-from perflow.methods import METHODS, configuration
 from perflow.metrics import CLASSIFIER, CLASSIFYING, CLIP, COORDINATES, EXTRACTORS, LPIPS, METRICS, NEEDS
 from perflow.models import SCHEDULERS
 
@@ -145,7 +144,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
             )
         if recipe.prediction != "velocity" and solver == RK45:
             raise PerflowError(f"{place}.trials.solvers: {RK45} reads a velocity; got prediction {recipe.prediction!r}")
-    method = None if source else _method(place, recipe)
+    method = None if source else method_row(place, recipe)
     training = None if source else _training(place, params.training, recipe.training)
     axis = window_axis(place, recipe.windows)
     if isinstance(recipe.seeds, dict):
@@ -466,30 +465,6 @@ def _own(trials: list[rows.Trial], windows: int, told: bool) -> rows.Trial:
         return _trial(WINDOW, windows, first.guidance, teacher=first.teacher, told=told)
     most = max((trial for trial in trials if trial.solver == first.solver), key=lambda trial: trial.steps)
     return _trial(most.solver, most.steps, most.guidance, windows=windows, teacher=most.teacher, told=told)
-
-
-def _method(place: str, recipe: rows.StudentRecipe) -> dict[str, Any]:
-    """The method with every option written out; PerflowError naming the known methods and options, or what it needs."""
-    options = dict(recipe.method)
-    name = known("method", f"{place}.method", str(options.pop("name", "(none)")), METHODS)
-    kind = configuration(name)
-    valid = [field.name for field in fields(kind)]
-    for option in options:
-        if option not in valid:
-            raise PerflowError(
-                f"{place}.method.{option}: unknown option of {name}; known: {', '.join(valid) or 'none'}"
-            )
-    try:
-        made = TypeAdapter(kind, config=None).validate_python(options, strict=False)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in ("", *first["loc"]))
-        raise PerflowError(f"{place}.method{where}: {first['msg'].removeprefix('Value error, ')}") from None
-    for field, wanted in kind.needs.items():
-        if getattr(recipe, field) != wanted:
-            raise PerflowError(f"{place}.{field}: the method {name} needs {wanted}; got {getattr(recipe, field)!r}")
-    written = {option: getattr(made, option) for option in valid}
-    return {"name": name} | {option: value for option, value in written.items() if value is not None}
 
 
 def _training(place: str, common: rows.Optim, own: dict[str, Any]) -> rows.Optim:
