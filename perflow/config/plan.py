@@ -10,7 +10,7 @@ from perflow.config.bases import latents_row, root
 from perflow.config.rows import Flow, Pretrained, Scaled, Transfer, Tuned
 from perflow.config.splits import unpinned
 from perflow.config.study import TABLES, Study
-from perflow.core import BEST, SOLVER_CALLS, SPACINGS, WINDOW
+from perflow.core import BEST, RK45, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import dashed, each_window, spread
 from perflow.datasets import POINTS
 from perflow.errors import PerflowError
@@ -39,7 +39,8 @@ def pair_evaluations(study: Study, name: str) -> int:
 
 
 def sample_evaluations(study: Study, name: str) -> int:
-    """Network evaluations of all trials of one model; at most, where spacings are searched for."""
+    """Network evaluations of all trials of one model; at most, where spacings are searched for. Those of a solver that
+    decides as it goes are not known before."""
     row = study.samples[name]
     drawn = sum(trial.nfe for trial in row.trials) * row.sampling.prompts * row.sampling.per_prompt
     if (search := row.sampling.search) is None:
@@ -213,7 +214,8 @@ def _work(study: Study, table: str, name: str) -> str:
             return f"{steps}, {row.method['name']}, {row.path}, {row.prediction}{told}"
         case "samples":
             row = study.samples[name]
-            return f"{len(row.trials)} trials, {sample_evaluations(study, name):,} evaluations"
+            said = f"{len(row.trials)} trials, {sample_evaluations(study, name):,} evaluations"
+            return said + (f" and those of {RK45}, as it goes" if any(not trial.steps for trial in row.trials) else "")
         case "evaluations":
             return f"{len(study.evaluations[name].metrics)} metrics"
     return ""

@@ -178,7 +178,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                 )  # fmt: skip
                 check_perceptual(params, place, base, study.students[name])
                 trials = _student_trials(study, name, recipe.trials, edges, told)
-                windowed = WINDOW in recipe.trials.solvers
+                windowed = recipe.trials.windowed
                 own = _own(trials, len(edges) - 1, told is not None)
                 study.deltas[name] = rows.Delta(student=name, base=base, windowed=windowed, trial=own)
                 _add_samples(study, name, base, trials, windowed, pairs)
@@ -250,7 +250,7 @@ def _walker(
     if source.student is None:
         return None
     found = link(params, f"{place}.student", source.student, base, label)
-    if WINDOW not in found.recipe.trials.solvers:
+    if not found.recipe.trials.windowed:
         raise PerflowError(f"{place}.student: '{source.student}' is not sampled on its windows, so it has no states")
     try:
         stretches(found.edges, len(found.edges) - 1, edges)
@@ -264,7 +264,7 @@ def _taught_pairs(
 ) -> tuple[str, int | list[int]]:
     """The student that makes pairs, and its steps a window: on its own windows if it is sampled on them."""
     found = link(params, f"{place}.teacher", source.teacher, base, label)
-    windowed = WINDOW in found.recipe.trials.solvers
+    windowed = found.recipe.trials.windowed
     if found.recipe.guidance_embedding is not None and found.recipe.pairs in params.pairs:
         check_within(f"{place}.guidance", source.guidance, source.teacher, params.pairs[found.recipe.pairs].guidance)
     if windowed != (source.solver == WINDOW) or (not windowed and WINDOW in each_window(source.solver, 1)):

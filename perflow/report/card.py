@@ -14,7 +14,7 @@ from perflow.core.grid import dashed, spread
 from perflow.errors import PerflowError
 from perflow.models import PIPELINES
 from perflow.report.study import METRICS, WINDOW, metric_name
-from perflow.report.words import count, number
+from perflow.report.words import count, in_steps, number
 
 Header = Mapping[str, Any]
 _LICENCE = (
@@ -254,7 +254,7 @@ def _metrics(numbers: Measured) -> str:
 
 def _trial(trial: Mapping[str, Any]) -> str:
     solver = "windows" if trial["solver"] == WINDOW else trial["solver"]
-    cost = f"{count(trial['steps'], 'step')}, {count(trial['nfe'], 'evaluation')}"
+    cost = f"{in_steps(trial['steps'])}, {count(trial['nfe'], 'evaluation')}"
     return f"{solver}, {cost}, guidance {_guidance(trial['guidance'])}"
 
 

@@ -18,7 +18,7 @@ from perflow.report import reading
 from perflow.report.data import Report, records
 from perflow.report.html import Cell, Html, badge, folded, paragraph, table
 from perflow.report.study import Arm, arms, metric_name
-from perflow.report.words import count, listed, number, pairs_of, signed
+from perflow.report.words import count, listed, number, pairs_of, signed, stepped
 
 Measured = dict[str, dict[str, Any]]
 """Metrics files by model."""
@@ -99,7 +99,7 @@ def starts(report: Report) -> Html:
         about = escape(pairs_of(arm.starts, arm.ends, arm.guidance_mode))
         rows.append([
             Cell(f"{escape(arm.label)}<small>{about}</small>", 1, "method"),
-            Cell(str(arm.steps)), Cell(number(mean(values), 3), 1, "key"), Cell(str(len(values))),
+            Cell(stepped(arm.steps)), Cell(number(mean(values), 3), 1, "key"), Cell(str(len(values))),
             Cell(f"{_rests_on(models, arm.models[0], evaluations):,.0f}"),
             Cell(" ".join(number(mean(gap), 2) for _, gap in sorted(gaps.items()))),
             Cell("" if one is None else f"{signed(one.difference)} {badge(one.verdict)}"),

@@ -71,7 +71,9 @@ class Arm:
     trial: str
     solver: str
     steps: int
+    """0 of a solver that decides as it goes."""
     nfe: int
+    """Network evaluations of a sample; of such a solver the mean, once it was measured."""
     guidance: float | list[float]
     """One number, or one a window."""
     stream: int

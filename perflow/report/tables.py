@@ -111,11 +111,10 @@ def _measured(model: dict[str, Any], study: dict[str, Any], results: Path) -> di
 
 
 def _as_run(arm: Arm, measured: dict[str, dict]) -> Arm:
-    """With what a solver that decides as it goes took, of the first training seed."""
+    """With the evaluations that a solver which decides as it goes took, of the first training seed."""
     if arm.nfe:
         return arm
-    found = measured[arm.models[0]]["trials"][arm.trial]
-    return dataclasses.replace(arm, steps=found["steps"], nfe=found["nfe"])
+    return dataclasses.replace(arm, nfe=measured[arm.models[0]]["trials"][arm.trial]["nfe"])
 
 
 def _one_extractor(measured: dict[str, dict], study: dict[str, Any], results: Path) -> None:

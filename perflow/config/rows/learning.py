@@ -22,7 +22,7 @@ from perflow.config.rows.row import (
     WindowGuidance,
     check_once,
 )
-from perflow.core import BEST, SPACINGS
+from perflow.core import BEST, RK45, SPACINGS, WINDOW
 
 
 class Encoding(Row):
@@ -149,6 +149,11 @@ class TrialRecipe(Row):
         if bool(self.steps) == bool(self.evaluations):
             raise ValueError("trials have steps or evaluations, a list of one of them; got both or neither")
         return self
+
+    @property
+    def windowed(self) -> bool:
+        """Whether a student is sampled on its windows, in so many steps or in as many as it takes."""
+        return WINDOW in self.solvers or RK45 in self.solvers
 
 
 _MOST_TRIALS = 5000
