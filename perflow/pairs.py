@@ -78,8 +78,11 @@ class PairCache:
         takes its own. Their form is checked in any case.
         """
         what = "a manifest of window pairs"
-        manifest = artifacts.read_object(manifest_path, what, shards=list, edges=list, teacher=dict, conditions=dict)
-        artifacts.has(manifest["teacher"], manifest_path, what, name=str, sha256=str)
+        manifest = artifacts.read_object(
+            manifest_path, what, shards=list, edges=list, teacher=dict | None, conditions=dict
+        )
+        if manifest["teacher"] is not None:
+            artifacts.has(manifest["teacher"], manifest_path, what, name=str, sha256=str)
         entries = [manifest["conditions"], *manifest["shards"]]
         paths = [artifacts.beside(manifest_path, entry, verify=False) for entry in entries]
         for entry in entries[share]:

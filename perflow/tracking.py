@@ -280,8 +280,8 @@ def _records(study: dict[str, Any], results: Path, tables: dict[str, list[dict]]
         files = {}
         if table in ("bases", "students"):
             model = models[name]
-            described = {key: model[key] for key in ("entry", "label", "windows", "starts", "guidance_mode")}
-            params |= _flat({key: value for key, value in described.items() if value is not None})
+            described = ("entry", "label", "windows", "starts", "ends", "guidance_mode")
+            params |= _flat({key: model[key] for key in described if model.get(key) is not None})
             metrics |= _final_metrics(tables["rows"], name)
             files = _grids(model, results)
         yield Record(table, name, spec, params, metrics, _curve(tables["curves"], table, name), files, seconds=seconds)
@@ -303,11 +303,13 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _final_metrics(rows: list[dict[str, str]], model: str) -> dict[str, float]:
-    """``<metric>/<trial>`` -> value as in rows.csv, and the ends of its interval, ``<metric>_low`` and ``_high``."""
+    """``<metric>/<trial>`` -> value as in rows.csv, and the ends of its interval, ``<metric>_low`` and ``_high``; of a
+    solver that decides as it goes also ``nfe/<trial>``, the evaluations of a sample in the mean."""
     names = [column.removesuffix("_low") for column in rows[0] if column.endswith("_low")] if rows else []
     columns = [f"{name}{bound}" for name in names for bound in ("", "_low", "_high")]
     own = [row for row in rows if row["model"] == model]
-    return {f"{column}/{row['trial']}": float(row[column]) for row in own for column in columns if row[column]}
+    found = {f"{column}/{row['trial']}": float(row[column]) for row in own for column in columns if row[column]}
+    return found | {f"nfe/{row['trial']}": float(row["nfe"]) for row in own if not int(row["steps"])}
 
 
 def _cost_metrics(costs: list[dict[str, str]], table: str, name: str) -> tuple[dict[str, float], float]:

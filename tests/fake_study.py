@@ -42,7 +42,7 @@ def distance(model: dict[str, Any], trial: dict[str, Any]) -> float:
         return 0.15
     solver = {"ddim": 1.5, "dpmpp_2m": 1.0, "unipc": 1.2}.get(trial["solver"], 1.0)
     few = 1.0 if model["windows"] is None or not model["windowed"] else 1.0 + 1.0 / model["windows"]
-    return 0.2 + QUALITY.get(model["entry"], 1.0) * solver * few / trial["steps"] ** 1.5 + 0.01 * model["seed"]
+    return 0.2 + QUALITY.get(model["entry"], 1.0) * solver * few / (trial["steps"] or 50) ** 1.5 + 0.01 * model["seed"]
 
 
 def study(name: str = "synthetic") -> dict[str, Any]:

@@ -219,7 +219,7 @@ def _arguments(options: dict[str, Any]) -> list[str]:
 @_options("sample", required=False)
 @click.option("--prompt", help='Draw this instead of a row, such as "a red handwritten seven on a blue background".')
 @click.option("--negative", help="With --prompt: what guidance leads away from [default: the empty prompt].")
-@click.option("--solver", help="With --prompt: 'window' (students) or a training-free solver.")
+@click.option("--solver", help="With --prompt: 'window' or 'rk45' (students), or a training-free solver.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="With --prompt: solver steps [default: the model's own].")
 @click.option(
     "--guidance", type=click.FloatRange(0, 100), help="With --prompt: guidance [default: the model's own, or 4.5]."

@@ -113,11 +113,11 @@ def _one_line(kind: type[Row], error: ValidationError) -> str:
         return f"{place}: missing"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    return f"{place}: {message}" + ("" if "got" in message else f"; got {_shown(first['input'])}")
+    return f"{place}: {message}" + ("" if "got" in message else f"; got {shown(first['input'])}")
 
 
-def _shown(value: Any) -> str:
-    """A value in a message, cut short."""
+def shown(value: Any) -> str:
+    """A value as messages show it, cut short."""
     try:
         text = repr(value)
     except ValueError:  # Python does not print whole numbers of more than 4,300 digits

@@ -10,7 +10,7 @@ from perflow.config.bases import latents_row, root
 from perflow.config.rows import Flow, Pretrained, Scaled, Transfer, Tuned
 from perflow.config.splits import unpinned
 from perflow.config.study import TABLES, Study
-from perflow.core import BEST, SOLVER_CALLS, SPACINGS, WINDOW
+from perflow.core import BEST, RK45, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import dashed, each_window, spread
 from perflow.datasets import POINTS
 from perflow.errors import PerflowError
@@ -25,8 +25,10 @@ _POINT = 0.005
 
 
 def pair_evaluations(study: Study, name: str) -> int:
-    """Network evaluations of the teacher for one cache."""
+    """Network evaluations of the teacher for one cache; 0 where the ends are data."""
     row = study.pairs[name]
+    if row.ends == "data":
+        return 0
     windows = len(row.edges) - 1
     calls = [(SOLVER_CALLS | {WINDOW: 1})[solver] for solver in each_window(row.solver, windows)]
     steps = each_window(row.window_steps, windows)
@@ -37,7 +39,8 @@ def pair_evaluations(study: Study, name: str) -> int:
 
 
 def sample_evaluations(study: Study, name: str) -> int:
-    """Network evaluations of all trials of one model; at most, where spacings are searched for."""
+    """Network evaluations of all trials of one model; at most, where spacings are searched for. Those of a solver that
+    decides as it goes are not known before."""
     row = study.samples[name]
     drawn = sum(trial.nfe for trial in row.trials) * row.sampling.prompts * row.sampling.per_prompt
     if (search := row.sampling.search) is None:
@@ -147,7 +150,8 @@ def _edges(study: Study, table: str, name: str) -> str:
             return f"dataset {row.dataset}" if row.dataset else f"weights {row.weights}"
         case "pairs":
             row = study.pairs[name]
-            return f"teacher {row.teacher or row.base}, latents {row.base}"
+            maker = "base" if row.ends == "data" else "teacher"
+            return f"{maker} {row.teacher or row.base}, latents {row.base}"
         case "students":
             row = study.students[name]
             if row.source:
@@ -196,9 +200,10 @@ def _work(study: Study, table: str, name: str) -> str:
             return f"{row.training.steps:,} steps" if row.training else row.kind
         case "pairs":
             row = study.pairs[name]
+            way = f"x {dashed(row.window_steps)} {dashed(row.solver)}, w={spread(row.guidance)}"
             return (
-                f"{row.count:,} pairs, {len(row.edges) - 1} windows x {dashed(row.window_steps)} {dashed(row.solver)},"
-                f" w={spread(row.guidance)}, {pair_evaluations(study, name):,} teacher evaluations"
+                f"{row.count:,} pairs, {len(row.edges) - 1} windows {'from data' if row.ends == 'data' else way},"
+                f" {pair_evaluations(study, name):,} teacher evaluations"
             )
         case "students":
             row = study.students[name]
@@ -209,7 +214,8 @@ def _work(study: Study, table: str, name: str) -> str:
             return f"{steps}, {row.method['name']}, {row.path}, {row.prediction}{told}"
         case "samples":
             row = study.samples[name]
-            return f"{len(row.trials)} trials, {sample_evaluations(study, name):,} evaluations"
+            said = f"{len(row.trials)} trials, {sample_evaluations(study, name):,} evaluations"
+            return said + (f" and those of {RK45}, as it goes" if any(not trial.steps for trial in row.trials) else "")
         case "evaluations":
             return f"{len(study.evaluations[name].metrics)} metrics"
     return ""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from perflow.config import rows
 from perflow.config.axis import TIMESTEPS, equal_edges, window_axis
 from perflow.config.bases import add_latents, origin, resolve_adapters, resolve_bases
 from perflow.config.chains import check_chains, link
 from perflow.config.load import checked, known, load_params
+from perflow.config.method import method_row
 from perflow.config.splits import add_prompts, add_splits, check_negative
 from perflow.config.study import Skipped, Study
 from perflow.config.told import check_perceptual, check_within, told_guidance
@@ -25,7 +25,6 @@ from perflow.core import BEST, RK45, SDE, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import each_window, lay, stretches
 from perflow.datasets import DATASETS, POINTS
 from perflow.errors import PerflowError
-from perflow.methods import METHODS, configuration
 from perflow.metrics import CLASSIFIER, CLASSIFYING, CLIP, COORDINATES, EXTRACTORS, LPIPS, METRICS, NEEDS
 from perflow.models import SCHEDULERS
 
@@ -66,7 +65,7 @@ def _resolve(params: rows.Params, text: str) -> Study:
                 )
     for name, recipe in params.pairs.items():
         windowed = recipe.teacher or any(isinstance(base, rows.Flow) for base in params.bases.values())
-        for solver in each_window(recipe.solver, 1):
+        for solver in each_window(recipe.solver, 1) if recipe.solver else []:
             known("solver", f"pairs.{name}.solver", solver, (*SOLVER_CALLS, *([WINDOW] if windowed else [])))
     with_features = [name for name, row in params.extractors.items() if row.kind != LPIPS]
     known("extractor", "evaluation.extractor", params.evaluation.extractor, with_features)
@@ -145,7 +144,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
             )
         if recipe.prediction != "velocity" and solver == RK45:
             raise PerflowError(f"{place}.trials.solvers: {RK45} reads a velocity; got prediction {recipe.prediction!r}")
-    method = None if source else _method(place, recipe)
+    method = None if source else method_row(place, recipe)
     training = None if source else _training(place, params.training, recipe.training)
     axis = window_axis(place, recipe.windows)
     if isinstance(recipe.seeds, dict):
@@ -179,7 +178,7 @@ def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
                 )  # fmt: skip
                 check_perceptual(params, place, base, study.students[name])
                 trials = _student_trials(study, name, recipe.trials, edges, told)
-                windowed = WINDOW in recipe.trials.solvers
+                windowed = recipe.trials.windowed
                 own = _own(trials, len(edges) - 1, told is not None)
                 study.deltas[name] = rows.Delta(student=name, base=base, windowed=windowed, trial=own)
                 _add_samples(study, name, base, trials, windowed, pairs)
@@ -211,15 +210,7 @@ def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[flo
         given = getattr(source, field)
         if isinstance(given, list) and len(given) != windows:
             raise PerflowError(f"{place}.{field}: {given} is for {len(given)} windows; '{name}' has {windows}")
-    teacher, window_steps = None, _window_steps(source, windows)
-    if source.teacher is not None:
-        teacher, window_steps = _taught_pairs(study.params, place, source, base, label, edges)
-    elif isinstance(study.params.bases[base], rows.Flow):
-        known("solver", f"{place}.solver", source.solver, [WINDOW])
-        window_steps = _dealt(place, equal_edges(1), source.steps, edges)
-    else:
-        for solver in each_window(source.solver, windows):
-            known("solver", f"{place}.solver", solver, SOLVER_CALLS)
+    teacher, window_steps = _asked(study.params, place, source, base, label, edges)
     row = rows.Pairs(
         **source.model_dump(exclude={"teacher", "student"}), teacher=teacher, base=base,
         student=_walker(study.params, place, source, base, label, edges),
@@ -228,6 +219,23 @@ def _add_pairs(study: Study, base: str, recipe: str, label: str, edges: list[flo
     if study.pairs.setdefault(name, row) != row:
         raise PerflowError(f"pairs.{recipe}: two rows with one name, '{name}'; rename one of them")
     return name
+
+
+def _asked(
+    params: rows.Params, place: str, source: rows.PairsRecipe, base: str, label: str, edges: list[float]
+) -> tuple[str | None, int | list[int] | None]:
+    """The student that makes pairs, None for the base, and its steps a window; none where the ends are data."""
+    if source.ends == "data":
+        return None, None
+    if source.teacher is not None:
+        return _taught_pairs(params, place, source, base, label, edges)
+    if isinstance(params.bases[base], rows.Flow):
+        known("solver", f"{place}.solver", source.solver, [WINDOW])
+        return None, _dealt(place, equal_edges(1), source.steps, edges)
+    windows = len(edges) - 1
+    for solver in each_window(source.solver, windows):
+        known("solver", f"{place}.solver", solver, SOLVER_CALLS)
+    return None, _window_steps(source, windows)
 
 
 def _window_steps(source: rows.PairsRecipe, windows: int) -> int | list[int]:
@@ -242,7 +250,7 @@ def _walker(
     if source.student is None:
         return None
     found = link(params, f"{place}.student", source.student, base, label)
-    if WINDOW not in found.recipe.trials.solvers:
+    if not found.recipe.trials.windowed:
         raise PerflowError(f"{place}.student: '{source.student}' is not sampled on its windows, so it has no states")
     try:
         stretches(found.edges, len(found.edges) - 1, edges)
@@ -256,7 +264,7 @@ def _taught_pairs(
 ) -> tuple[str, int | list[int]]:
     """The student that makes pairs, and its steps a window: on its own windows if it is sampled on them."""
     found = link(params, f"{place}.teacher", source.teacher, base, label)
-    windowed = WINDOW in found.recipe.trials.solvers
+    windowed = found.recipe.trials.windowed
     if found.recipe.guidance_embedding is not None and found.recipe.pairs in params.pairs:
         check_within(f"{place}.guidance", source.guidance, source.teacher, params.pairs[found.recipe.pairs].guidance)
     if windowed != (source.solver == WINDOW) or (not windowed and WINDOW in each_window(source.solver, 1)):
@@ -457,30 +465,6 @@ def _own(trials: list[rows.Trial], windows: int, told: bool) -> rows.Trial:
         return _trial(WINDOW, windows, first.guidance, teacher=first.teacher, told=told)
     most = max((trial for trial in trials if trial.solver == first.solver), key=lambda trial: trial.steps)
     return _trial(most.solver, most.steps, most.guidance, windows=windows, teacher=most.teacher, told=told)
-
-
-def _method(place: str, recipe: rows.StudentRecipe) -> dict[str, Any]:
-    """The method with every option written out; PerflowError naming the known methods and options, or what it needs."""
-    options = dict(recipe.method)
-    name = known("method", f"{place}.method", str(options.pop("name", "(none)")), METHODS)
-    kind = configuration(name)
-    valid = [field.name for field in fields(kind)]
-    for option in options:
-        if option not in valid:
-            raise PerflowError(
-                f"{place}.method.{option}: unknown option of {name}; known: {', '.join(valid) or 'none'}"
-            )
-    try:
-        made = TypeAdapter(kind, config=None).validate_python(options, strict=False)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in ("", *first["loc"]))
-        raise PerflowError(f"{place}.method{where}: {first['msg'].removeprefix('Value error, ')}") from None
-    for field, wanted in kind.needs.items():
-        if getattr(recipe, field) != wanted:
-            raise PerflowError(f"{place}.{field}: the method {name} needs {wanted}; got {getattr(recipe, field)!r}")
-    written = {option: getattr(made, option) for option in valid}
-    return {"name": name} | {option: value for option, value in written.items() if value is not None}
 
 
 def _training(place: str, common: rows.Optim, own: dict[str, Any]) -> rows.Optim:

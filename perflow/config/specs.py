@@ -104,7 +104,7 @@ def _model_summary(study: Study, name: str, hashes: dict[str, dict[str, str]]) -
         "guidance_mode": _guidance_mode(study, student.pairs) if student.pairs else None,
         "links": _links(study, name),
         "model_spec": hashes["students"][name],
-    }  # fmt: skip
+    } | ({"ends": pairs.ends} if pairs and pairs.ends == "data" else {})  # fmt: skip
 
 
 def _transfer_summary(study: Study, name: str, hashes: dict[str, dict[str, str]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from perflow.config.bases import origin
 from perflow.config.load import known
 from perflow.config.splits import add_prompts
 from perflow.config.study import Skipped, Study
+from perflow.core import RK45
 from perflow.errors import PerflowError
 from perflow.models import SCHEDULERS, TASKS
 
@@ -81,6 +82,8 @@ def _trials(
         taken = min(int(trial.steps * setting.strength), trial.steps)  # as diffusers' pipelines round
         if isinstance(trial.guidance, list):
             study.skipped.append(Skipped(f"{name} {trial.name}", "diffusers' pipelines take one guidance"))
+        elif trial.solver == RK45:
+            study.skipped.append(Skipped(f"{name} {trial.name}", "diffusers' pipelines have no such solver"))
         elif trial.spacing != "trailing":
             study.skipped.append(Skipped(f"{name} {trial.name}", "diffusers' pipelines space steps by themselves"))
         elif taken < 1:

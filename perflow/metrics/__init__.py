@@ -35,7 +35,7 @@ METRICS = {
     "crossing": "perflow.metrics.transport:crossing",
     "crossing_random": "perflow.metrics.transport:crossing_random",
     "straightness": "perflow.metrics.transport:straightness",
-    "evaluations": "perflow.metrics.transport:evaluations",
+    "evaluations": "perflow.metrics.flow:evaluations",
 }
 
 CLIP, LPIPS = "clip", "lpips"
@@ -62,10 +62,11 @@ NEEDS = {
     "crossing": _PATHS,
     "crossing_random": _PATHS,
     "straightness": _PATHS,
-    "evaluations": _PATHS,
+    "evaluations": ("calls",),
 }
 """What a metric needs beside features: each image's prompt, an extractor that reads its attributes or that tells
-classes, a network of its own beside the extractor, latents, or the paths of points on the plane."""
+classes, a network of its own beside the extractor, latents, what each sample cost, or the paths of points on the
+plane."""
 
 COORDINATES = "coordinates"
 """The kind that is no network: a point's features are its coordinates."""

@@ -1,4 +1,4 @@
-"""How closely a trial follows the teacher from the same noise, and how straight a student's flow is."""
+"""How closely a trial follows the teacher from the same noise, how straight a student's flow is, and what it costs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ def teacher_mse(trial: Trial) -> Estimate:
     """
     own, teacher = (_rows(images.latents) for images in (trial.samples, trial.teacher))
     return ratio(np.square(own - teacher).sum(1), np.square(teacher).sum(1), trial.samples.groups)
+
+
+def evaluations(trial: Trial) -> Estimate:
+    """Network evaluations of a sample, which differ from sample to sample where the solver chooses its steps."""
+    calls = trial.samples.calls.astype(np.float64)
+    return ratio(calls, np.ones(len(calls)), trial.samples.groups)
 
 
 def per_window(values: np.ndarray, groups: np.ndarray) -> list[Estimate]:

@@ -94,7 +94,9 @@ class Drawn:
             )
         seen = latents if archive is None else _decoded(archive)
         prompts = self.prompts if len(self.content["prompts"]) > 1 else None
-        paths, calls = (tensors[name].numpy() if name in tensors else None for name in ("paths", "evaluations"))
+        paths = tensors["paths"].numpy() if "paths" in tensors else None
+        calls = np.full(count, self.trials[trial]["nfe"])  # or each one's, of a solver that decides as it goes
+        calls = tensors["evaluations"].numpy() if "evaluations" in tensors else calls
         return Images(*network.observe(seen), latents, prompts=prompts, groups=groups, paths=paths, calls=calls)
 
 

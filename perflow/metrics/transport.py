@@ -1,4 +1,4 @@
-"""The three guarantees of rectified flow as numbers, for points on the plane, and what a sample of them cost.
+"""The three guarantees of rectified flow as numbers, for points on the plane.
 
 A coupling is pairs (start, end). Liu et al., arXiv 2209.03003: a rectified flow keeps the marginals (theorem 3.3),
 raises no convex transport cost (theorem 3.5), and reflow makes paths straight (theorem 3.7). ``…_random`` is the
@@ -102,11 +102,6 @@ def straightness(trial: Trial) -> Estimate:
     steps = np.diff(paths, axis=1) * (paths.shape[1] - 1)
     chords = paths[:, -1:] - paths[:, :1]
     return _mean(np.square(steps - chords).sum(2).mean(1), trial.samples.groups)
-
-
-def evaluations(trial: Trial) -> Estimate:
-    """Network evaluations of a point, which differ from point to point where the solver chooses its steps."""
-    return _mean(trial.samples.calls.astype(np.float64), trial.samples.groups)
 
 
 def _ends(images: Images) -> np.ndarray:

@@ -28,7 +28,7 @@ class Images:
     paths: np.ndarray | None = None
     """[N, n + 1, 2], of points on the plane: where each started, its states, where it ended."""
     calls: np.ndarray | None = None
-    """[N] network evaluations of each point."""
+    """[N] network evaluations of each sample, or None of real images."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from perflow import artifacts
 from perflow.core.grid import dashed, spread
 from perflow.errors import PerflowError
 from perflow.models import PIPELINES
-from perflow.report import estimates, ranks
+from perflow.report import estimates, markup, ranks
 from perflow.report.study import metric_name
 from perflow.report.words import count, number
 
@@ -143,7 +143,7 @@ def card(header: Header, use: Use, numbers: Measured | None, errors: Mapping[int
         f"# {header.get('student', 'student')}\n\n{use.what} Few-step {task.replace('-', ' ')} by piecewise rectified"
         f" flow (PeRFlow, arXiv 2405.07510) and its relatives; made with perflow.",
         "## Use\n\n" + _code(header, use),
-        "## What it is\n\n" + estimates.table([("", "")] + _facts(header, base, numbers)),
+        "## What it is\n\n" + markup.table(("", ""), _facts(header, base, numbers)),
     ]
     if numbers is not None and use.measured:
         sections.append(f"## Measured\n\n{use.measured} {_protocol(numbers)}\n\n{_metrics(numbers)}")
@@ -215,13 +215,18 @@ def _facts(header: Header, base: Mapping[str, Any], numbers: Measured | None) ->
         facts.append(("taught by others", f"{source['held']} {Path(source['weights']).name}"
                       + (f" of {source['hub']}" if source["hub"] else "")))  # fmt: skip
     if numbers is not None and numbers.pairs is not None:
-        pairs = numbers.pairs
-        facts.append((
-            "pairs", f"{pairs['count']} of {dashed(pairs['solver'])}, {count(pairs['window_steps'], 'step')} a window,"
-            f" guidance {spread(pairs['guidance'])}, starts: {pairs['starts']}, data set {pairs['dataset']}"
-            + (f", teacher {pairs['teacher']}" if pairs.get("teacher") else ""),
-        ))  # fmt: skip
+        facts.append(("pairs", _pairs(numbers.pairs)))
     return [(key, str(value)) for key, value in facts if value is not None]
+
+
+def _pairs(row: Mapping[str, Any]) -> str:
+    """How the pairs were made, and of what."""
+    if row.get("ends") == "data":
+        return f"{row['count']} with no teacher, starts and ends: data, data set {row['dataset']}"
+    return (
+        f"{row['count']} of {dashed(row['solver'])}, {count(row['window_steps'], 'step')} a window,"
+        f" guidance {spread(row['guidance'])}, starts: {row['starts']}, data set {row['dataset']}"
+    ) + (f", teacher {row['teacher']}" if row.get("teacher") else "")
 
 
 def _drawn(numbers: Measured) -> str:
@@ -243,8 +248,8 @@ def _metrics(numbers: Measured) -> str:
     """Metrics down, trials across."""
     trials = numbers.metrics["trials"].values()
     extractor = numbers.metrics["extractor"]["name"]
-    rows = [["", *(estimates.trial(trial) for trial in trials)]]
+    heads, rows = ["", *(estimates.trial(trial) for trial in trials)], []
     for name in estimates.measured_in(trials):
         found = (estimates.estimate(trial["metrics"].get(name)) for trial in trials)
         rows.append([metric_name(name, extractor), *found])
-    return estimates.table(rows)
+    return markup.table(heads, rows)

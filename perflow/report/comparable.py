@@ -13,7 +13,7 @@ from typing import Any
 
 from perflow.report.data import Report, records
 from perflow.report.html import Cell, Html, paragraph, table
-from perflow.report.words import number, signed
+from perflow.report.words import number, signed, stepped
 
 
 def pairs(report: Report) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def beside(report: Report) -> Html:
         note = f"<small>{escape(value['note'])}</small>" if value.get("note") else ""
         rows.append([
             Cell(f"{escape(str(line['method']))}<small>{escape(str(line['base']))}</small>", 1, "method"),
-            Cell(str(line["steps"])), Cell(escape(str(line["guidance"]))), Cell(escape(line["metric_name"])),
+            Cell(stepped(line["steps"])), Cell(escape(str(line["guidance"]))), Cell(escape(line["metric_name"])),
             Cell(escape(value["data"])), Cell(number(value["value"])),
             Cell(f"{number(line['value'])}<small>[{low}, {high}]</small>"), Cell(signed(one["difference"])),
             Cell(source + note),

@@ -13,7 +13,7 @@ from perflow.report.data import Report, read_table, records
 from perflow.report.html import Cell, Html, figure, paragraph, table
 from perflow.report.study import metric_name
 from perflow.report.transfers import CLOSER, FARTHER
-from perflow.report.words import count, number
+from perflow.report.words import count, in_steps, number, stepped
 
 _SHOWN = {
     "fd_teacher": "FD to teacher",
@@ -31,7 +31,7 @@ def compatibility(report: Report) -> Html:
     parts: list[str] = [*map(paragraph, _reading(lines)), _glance(lines)]
     for setting in dict.fromkeys(line["setting"] for line in lines):
         own = [line for line in lines if line["setting"] == setting]
-        steps = min(line["steps"] for line in own)
+        steps = min(line["steps"] for line in own if line["steps"])
         parts.append(f"<h3>{escape(own[0]['setting_label'])}</h3>")
         if len({line["scale"] for line in own}) > 2:
             metric = report.shown("fd_teacher")
@@ -81,7 +81,7 @@ def _overview(lines: list[dict[str, Any]]) -> tuple[str, list[str], list[list[st
             at = {(line["role"], line["method"]): line for line in here if line["steps"] == steps}
             held = {line["against"] for line in at.values()} - {None}
             base = next((line for line in here if line["role"] == "base" and line["trial"] in held), None)
-            rows.append([where, str(steps), _marked(base), *(_marked(at.get(who)) for who in taught)])
+            rows.append([where, stepped(steps), _marked(base), *(_marked(at.get(who)) for who in taught)])
     return own[0]["metric_name"], header, rows
 
 
@@ -97,7 +97,7 @@ def _reading(lines: list[dict[str, Any]]) -> list[str]:
     for (method, steps), verdicts in found.items():
         counted = ", ".join(_counted(name, verdicts.get(name, [])) for name in (CLOSER, FARTHER))
         total = sum(map(len, verdicts.values()))
-        said.append(f"{method}, {count(steps, 'step')}: of {count(total, 'setting')} {counted}, else within the noise.")
+        said.append(f"{method}, {in_steps(steps)}: of {count(total, 'setting')} {counted}, else within the noise.")
     if not said:
         return []
     name = next(line["metric_name"] for line in lines if line["metric"] == metric)
@@ -140,7 +140,7 @@ def _trials(lines: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 def _cells(trial: list[dict[str, Any]], shown: list[str]) -> list[Cell]:
     by = {line["metric"]: line for line in trial}
-    cells = [Cell(str(trial[0]["steps"])), Cell(str(trial[0]["nfe"]))]
+    cells = [Cell(stepped(trial[0]["steps"])), Cell(str(trial[0]["nfe"]))]
     return [*cells, *(Cell(_marked(by.get(metric)) + _interval(by.get(metric))) for metric in shown)]
 
 
@@ -174,7 +174,7 @@ def compatibility_markdown(results_dir: str | Path) -> str:
         for trial in _trials(own):
             first, by = trial[0], {line["metric"]: line for line in trial}
             name = {"teacher": "", "base": "", "delta": "delta: ", "own": "own student: "}[first["role"]]
-            cells = [_place(first), name + first["method"], str(first["steps"]), str(first["nfe"])]
+            cells = [_place(first), name + first["method"], stepped(first["steps"]), str(first["nfe"])]
             body.append([*cells, *(_marked(by.get(metric)) + _bracket(by.get(metric)) for metric in shown)])
         heads = ["base", "method", "steps", "evaluations", *(_SHOWN[name] for name in shown)]
         parts += [f"### {own[0]['setting_label']}", "", markup.table(heads, body), ""]

@@ -7,7 +7,7 @@ from typing import Any
 
 from perflow.core import WINDOW
 from perflow.report.study import METRICS
-from perflow.report.words import count, number
+from perflow.report.words import count, in_steps, number
 
 
 def guidance(value: float | list[float] | None) -> str | None:
@@ -20,7 +20,7 @@ def guidance(value: float | list[float] | None) -> str | None:
 def trial(found: Mapping[str, Any]) -> str:
     """Solver, cost and guidance."""
     solver = "windows" if found["solver"] == WINDOW else found["solver"]
-    cost = f"{count(found['steps'], 'step')}, {count(found['nfe'], 'evaluation')}"
+    cost = f"{in_steps(found['steps'])}, {count(found['nfe'], 'evaluation')}"
     return f"{solver}, {cost}, guidance {guidance(found['guidance'])}"
 
 
@@ -33,9 +33,3 @@ def measured_in(trials: Iterable[Mapping[str, Any]]) -> list[str]:
     """The metrics of trials, in the order of the report."""
     found = {name for each in trials for name in each["metrics"]}
     return [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
-
-
-def table(rows: list[Any]) -> str:
-    """Rows of cells, the first of them the heading."""
-    head, *rest = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *rest])

@@ -51,6 +51,7 @@ def common_windows(report: Report) -> int | None:
 def quality(report: Report, base: str, metric: str) -> Figure:
     """A metric against network evaluations and against steps; one line a method, bars are the intervals.
 
+    A solver that decides as it goes has no number of steps: it stands, by its name, among the evaluations only.
     Of an entry with several numbers of windows the line with :func:`common_windows` is drawn.
     """
     looks, lines = _Looks(report), _lines(report, base, metric)
@@ -60,15 +61,20 @@ def quality(report: Report, base: str, metric: str) -> Figure:
         panels = [figure.add_axes((left, 0.11, 0.345, 0.83)) for left in (0.06, 0.435)]
         ends = []
         for axes, against in zip(panels, _AXES, strict=True):
-            powers(axes, [arm[against] for arms in lines for arm in arms])
+            powers(axes, [arm[against] for arms in lines for arm in arms if arm[against]] or [1])
             if logarithmic:
                 plain_numbers(axes)
             ends = []
-            for arms in lines:
+            for arms in (arms for arms in lines if all(arm[against] for arm in arms)):
                 arms.sort(key=lambda arm: arm[against])
                 x, points = [arm[against] for arm in arms], [arm["metrics"][metric] for arm in arms]
                 axes.errorbar(x, [point["value"] for point in points], yerr=_bars(points), **looks.line(arms[0]))
                 ends.append((x[-1], points[-1]["value"], arms[0]["label"], looks.ink(arms[0]["entry"])))
+                if not arms[0]["steps"]:
+                    axes.annotate(
+                        arms[0]["label"], (x[0], points[0]["value"]), (-7, 0), textcoords="offset points", ha="right",
+                        va="center", fontsize=8, color=looks.ink(arms[0]["entry"]),
+                    )  # fmt: skip
             if floor is not None and (floor > 0 or not logarithmic):
                 axes.axhline(floor, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
                 ends.append((axes.get_xlim()[1], floor, "the teacher's other samples", GREY))

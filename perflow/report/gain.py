@@ -26,7 +26,9 @@ SIDES: dict[str, Callable[[Arm], bool]] = {
     "guidance-distilled": lambda arm: arm.method == "distill" and not arm.windowed and arm.guidance_mode == "CFG-fixed",
     "window starts only": lambda arm: arm.method == "distill" and arm.windowed and arm.guidance_mode == "CFG-fixed",
     "PeRFlow, CFG-fixed": lambda arm: arm.method == "piecewise_reflow" and arm.guidance_mode == "CFG-fixed",
-    "PeRFlow, CFG-sync": lambda arm: arm.method == "piecewise_reflow" and arm.guidance_mode == "CFG-sync",
+    "PeRFlow, CFG-sync": lambda arm: (
+        arm.method == "piecewise_reflow" and arm.guidance_mode == "CFG-sync" and arm.ends is None
+    ),
 }
 """Where a gain may come from: each side stands for one more thing that was taught."""
 _STRAIGHT = "PeRFlow, CFG-fixed"

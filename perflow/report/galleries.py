@@ -22,7 +22,7 @@ from perflow.report.figures import common_windows
 from perflow.report.study import is_reference, label
 from perflow.report.tables import samples_folder, samples_manifest
 from perflow.report.transfers import drawn_in
-from perflow.report.words import count
+from perflow.report.words import count, in_steps
 
 _DPI = 150
 _CELL, _GAP, _LEFT, _LINE = 96, 8, 400, 17
@@ -31,10 +31,12 @@ _COLUMNS = 12
 
 
 def shown_steps(report: Report, base: str) -> list[int]:
-    """Numbers of steps worth a gallery: of those that most methods share, the smallest and the largest."""
-    times = Counter(arm["steps"] for arm in _arms(report, base))
+    """Numbers of steps worth a gallery: of those that most methods share, the smallest and the largest; last 0, if
+    there are solvers that decide as they go."""
+    found = [arm["steps"] for arm in _arms(report, base)]
+    times = Counter(steps for steps in found if steps)
     shared = [steps for steps, methods in times.items() if methods == max(times.values())]
-    return sorted({min(shared), max(shared)}) if shared else []
+    return (sorted({min(shared), max(shared)}) if shared else []) + ([0] if 0 in found else [])
 
 
 def pictured(report: Report, base: str) -> bool:
@@ -129,7 +131,7 @@ def _row(report: Report, arm: dict[str, Any], items: list[int]) -> tuple[str, li
 
 
 def _name(label: str, trial: dict[str, Any]) -> str:
-    return f"{label}\n{count(trial['steps'], 'step')}, {count(trial['nfe'], 'evaluation')}"
+    return f"{label}\n{in_steps(trial['steps'])}, {count(trial['nfe'], 'evaluation')}"
 
 
 def _images(report: Report, place: dict[str, Any], trial: str, items: list[int]) -> list[numpy.ndarray]:

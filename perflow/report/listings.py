@@ -10,7 +10,7 @@ from typing import Any
 from perflow.report.data import Report, records
 from perflow.report.html import Cell, Html, table
 from perflow.report.study import metric_name
-from perflow.report.words import count, number, scale
+from perflow.report.words import count, number, pairs_of, scale, stepped
 
 _SHORT = {
     "fd_teacher": "FD to teacher",
@@ -67,7 +67,7 @@ def _block(arms: list[dict], first: list[str], rest: list[str], bar: Callable[[d
         same = [arm for arm in arms if arm["label"] == label]
         for i, arm in enumerate(same):
             name = [Cell(_named(arm), len(same), "method")] if i == 0 else []
-            cells = [Cell(str(arm["steps"])), Cell(str(arm["nfe"]))]
+            cells = [Cell(stepped(arm["steps"])), _evaluations(arm)]
             for metric in first:
                 line = arm["metrics"].get(metric)
                 cells += [_value(line, "key"), bar(line), _spread(line)]
@@ -78,9 +78,14 @@ def _block(arms: list[dict], first: list[str], rest: list[str], bar: Callable[[d
 
 def _named(arm: dict[str, Any]) -> str:
     """A method's name, and below it what its pairs were."""
-    about = [arm["starts"] and f"starts: {arm['starts']}", arm["guidance_mode"]]
-    small = f"<small>{escape(', '.join(part for part in about if part))}</small>" if any(about) else ""
-    return f"{escape(arm['label'])}{small}"
+    about = pairs_of(arm["starts"], arm.get("ends"), arm["guidance_mode"])
+    return escape(arm["label"]) + (f"<small>{escape(about)}</small>" if about else "")
+
+
+def _evaluations(arm: dict[str, Any]) -> Cell:
+    """Network evaluations of a sample; the mean, with its interval if that was measured, where each takes its own."""
+    line = None if arm["steps"] else arm["metrics"].get("evaluations")
+    return Cell(str(arm["nfe"])) if line is None else _value(line)
 
 
 def _heading(metric: str, arms: list[dict[str, Any]]) -> str:

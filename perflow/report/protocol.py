@@ -66,6 +66,8 @@ def _pairs(row: dict[str, Any]) -> str:
     mode = "CFG-sync" if row["guidance"] == 1 else f"CFG-fixed at {guidance}"
     if isinstance(row["guidance"], list):
         mode = f"CFG-embedded, guidance {guidance}"
+    if row.get("ends") == "data":
+        return f"{row['count']:,} window pairs with no teacher, CFG-sync, starts and ends: data"
     if row.get("teacher"):
         mode = f"made by {row['teacher']} at guidance {guidance}"
     return (

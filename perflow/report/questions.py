@@ -20,7 +20,7 @@ from perflow.report import reading
 from perflow.report.data import Report, records
 from perflow.report.html import Cell, Html, badge, folded, paragraph, table
 from perflow.report.study import Arm, arms, metric_name
-from perflow.report.words import count, listed, number, signed
+from perflow.report.words import count, listed, number, pairs_of, signed, stepped
 
 Measured = dict[str, dict[str, Any]]
 """Metrics files by model."""
@@ -81,7 +81,8 @@ def starts(report: Report) -> Html:
         return Html("")
     measured, metric = measured_of(report), report.shown("fd_teacher")
     every = [arm for arm in arms(report.study, report.results / "specs") if arm.windowed and has(arm, metric, measured)]
-    first = {(arm.base, arm.guidance_mode, arm.steps): arm for arm in reversed(every) if arm.starts == "data"}
+    taught = [arm for arm in every if arm.starts == "data" and arm.ends is None]
+    first = {(arm.base, arm.guidance_mode, arm.steps): arm for arm in reversed(taught)}
     keys = [(arm.base, arm.guidance_mode, arm.steps) for arm in every]
     pairs = [(arm, first[key]) for arm, key in zip(every, keys, strict=True) if key in first and arm is not first[key]]
     told = {one.own.key + one.own.trial: one for one in differences(pairs, metric, measured, alpha(report))}
@@ -95,10 +96,10 @@ def starts(report: Report) -> Html:
                 gaps.setdefault(line["window"], []).append(line["start_gap"])
         values = [estimate["value"] for estimate in estimates(arm, metric, measured)]
         one = told.get(arm.key + arm.trial)
-        about = escape(f"starts: {arm.starts}, {arm.guidance_mode}")
+        about = escape(pairs_of(arm.starts, arm.ends, arm.guidance_mode))
         rows.append([
             Cell(f"{escape(arm.label)}<small>{about}</small>", 1, "method"),
-            Cell(str(arm.steps)), Cell(number(mean(values), 3), 1, "key"), Cell(str(len(values))),
+            Cell(stepped(arm.steps)), Cell(number(mean(values), 3), 1, "key"), Cell(str(len(values))),
             Cell(f"{_rests_on(models, arm.models[0], evaluations):,.0f}"),
             Cell(" ".join(number(mean(gap), 2) for _, gap in sorted(gaps.items()))),
             Cell("" if one is None else f"{signed(one.difference)} {badge(one.verdict)}"),
@@ -145,7 +146,7 @@ def budget(report: Report) -> Html:
         solved = " ".join(f"{name} {dashed(made[name])}" for name in ("solver", "steps"))
         about = escape(f"{count(made['count'], 'pair')}, {solved} in all windows")
         rows.append([
-            Cell(f"{escape(arm.label)}<small>{about}</small>", 1, "method"), Cell(str(arm.steps)),
+            Cell(f"{escape(arm.label)}<small>{about}</small>", 1, "method"), Cell(stepped(arm.steps)),
             Cell(f"{costs[arm.key]:,.0f}<small>{100 * costs[arm.key] / costs[other.key]:.0f} %</small>"),
             Cell(number(mean(values), 3), 1, "key"), Cell(str(len(values))),
             Cell("" if one is None else f"{signed(one.difference)} {badge(one.verdict)}"),

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from perflow import artifacts
 from perflow.errors import PerflowError
-from perflow.report.estimates import estimate, measured_in, table, trial
+from perflow.report.estimates import estimate, measured_in, trial
+from perflow.report.markup import table
 from perflow.report.study import metric_name
 from perflow.report.words import number
 
@@ -67,7 +68,7 @@ def section(found: list[Ranked], errors: Mapping[int, float], extractor: str) ->
     return (
         "As a LoRA: each matrix of the delta cut to a rank by its singular values. The relative error is one of"
         " weights, the metrics are of images drawn with that LoRA, against the teacher of the same base; brackets as"
-        " above.\n\n" + table(lines)
+        " above.\n\n" + table(lines[0], lines[1:])
     )
 
 

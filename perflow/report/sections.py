@@ -13,6 +13,7 @@ from perflow.report.words import (
     NOT_TESTED,
     cost,
     count,
+    in_steps,
     listed,
     number,
     probability,
@@ -184,12 +185,10 @@ def samples(report: Report) -> Html:
     parts = []
     for base in (base for base in _bases(report) if galleries.pictured(report, base)):
         for steps in galleries.shown_steps(report, base):
-            note = f"{_on(report, base)}{count(steps, 'step')}; a column has the same noise and prompt in all rows."
+            note = f"{_on(report, base)}{in_steps(steps)}; a column has the same noise and prompt in all rows."
             parts.append(figure(galleries.gallery(report, base, steps), note, vector=False))
             drawn, prompt = galleries.variety(report, base, steps)
-            note = (
-                f"{_on(report, base)}{count(steps, 'step')}; every column is another noise for the prompt “{prompt}”."
-            )
+            note = f"{_on(report, base)}{in_steps(steps)}; every column is another noise for the prompt “{prompt}”."
             parts.append(figure(drawn, note, vector=False))
     return _joined(parts)
 

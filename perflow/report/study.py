@@ -65,11 +65,15 @@ class Arm:
     path: str | None
     prediction: str | None
     starts: str | None
+    ends: str | None
+    """``data`` of a student that no teacher taught: its pairs end at data."""
     guidance_mode: str | None
     trial: str
     solver: str
     steps: int
+    """0 of a solver that decides as it goes."""
     nfe: int
+    """Network evaluations of a sample; of such a solver the mean, once it was measured."""
     guidance: float | list[float]
     """One number, or one a window."""
     stream: int
@@ -124,7 +128,8 @@ def _arm(key: str, models: list[dict], trial: dict, several: set[tuple[str, str]
     common = {
         name: first.get(name)
         for name in (
-            "base", "kind", "entry", "windows", "windowed", "method", "path", "prediction", "starts", "guidance_mode",
+            "base", "kind", "entry", "windows", "windowed", "method", "path", "prediction", "starts", "ends",
+            "guidance_mode",
         )
     }  # fmt: skip
     return Arm(

@@ -111,11 +111,10 @@ def _measured(model: dict[str, Any], study: dict[str, Any], results: Path) -> di
 
 
 def _as_run(arm: Arm, measured: dict[str, dict]) -> Arm:
-    """With what a solver that decides as it goes took, of the first training seed."""
+    """With the evaluations that a solver which decides as it goes took, of the first training seed."""
     if arm.nfe:
         return arm
-    found = measured[arm.models[0]]["trials"][arm.trial]
-    return dataclasses.replace(arm, steps=found["steps"], nfe=found["nfe"])
+    return dataclasses.replace(arm, nfe=measured[arm.models[0]]["trials"][arm.trial]["nfe"])
 
 
 def _one_extractor(measured: dict[str, dict], study: dict[str, Any], results: Path) -> None:
@@ -132,7 +131,8 @@ def _one_extractor(measured: dict[str, dict], study: dict[str, Any], results: Pa
 
 
 def _described(arm: Arm) -> dict[str, Any]:
-    return {name: getattr(arm, name) for name in _ARM}
+    """What describes an arm; ``ends`` only where they are data, so that other studies have no such column."""
+    return {name: getattr(arm, name) for name in _ARM} | ({} if arm.ends is None else {"ends": arm.ends})
 
 
 def _metrics_of(arm: Arm, measured: dict[str, dict]) -> list[str]:

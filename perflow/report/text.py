@@ -9,7 +9,7 @@ from typing import Any
 from perflow.report import markup
 from perflow.report.data import read_table, records, wide
 from perflow.report.study import leading
-from perflow.report.words import count, number
+from perflow.report.words import ADAPTIVE, count, in_steps, number, stepped
 
 _WIDTH = 110
 _PAPER_STEPS = 4, 8
@@ -64,7 +64,7 @@ def readings(results_dir: str | Path) -> str:
     for (claim, method), rows in groups.items():
         verdicts: dict[str, list[str]] = {}
         for row in rows:
-            against = row["worse"] if row["worse"] != method else f"{row['worse_steps']:g} steps"
+            against = row["worse"] if row["worse"] != method else in_steps(row["worse_steps"])
             verdicts.setdefault(row["verdict"], []).append(f"{against} at {count(row['worse_nfe'], 'evaluation')}")
         said = "; ".join(f"**{verdict}** ({', '.join(found)})" for verdict, found in verdicts.items())
         lines.append(f"| {claim if claim != last else ''} | {method} | {said} |")
@@ -113,7 +113,7 @@ def _cells(arm: dict[str, Any], shown: list[str], several: bool) -> tuple[str, .
         first += f" [{low}, {high}]"
         spread = f"±{deviation} ({line['n_seeds']})" if line["n_seeds"] > 1 else "1"
     base = (arm["base"],) if several else ()
-    return (arm["label"], *base, str(arm["steps"]), str(arm["nfe"]), first, spread, *rest)
+    return (arm["label"], *base, stepped(arm["steps"]), str(arm["nfe"]), first, spread, *rest)
 
 
 def _lines(row: tuple[str, ...], widths: list[int]) -> list[str]:
@@ -126,7 +126,8 @@ def _lines(row: tuple[str, ...], widths: list[int]) -> list[str]:
 def _legend(arms: list[dict[str, Any]]) -> str:
     names = {name: line["metric_name"] for arm in arms for name, line in arm["metrics"].items()}
     shown = [names[name] for name in _shown(arms) if name in names]
+    as_it_goes = f" Steps that are {ADAPTIVE}: as many as each sample takes; its evaluations are the mean."
     return (
         f"In order: {'; '.join(shown)}. Brackets: interval over noise and prompts within one training seed. "
         "Seeds: standard deviation over training seeds (their number)."
-    )
+    ) + (as_it_goes if any(not arm["steps"] for arm in arms) else "")

@@ -85,10 +85,12 @@ def _scene(
     for role, model, place in drawn_in(study, transfers):
         for trial in place["trials"]:
             kind = "teacher" if role == "base" and is_reference("base", trial["name"]) else role
-            for metric, estimate in measured[place["name"]]["trials"][trial["name"]]["metrics"].items():
+            ran = measured[place["name"]]["trials"][trial["name"]]
+            for metric, estimate in ran["metrics"].items():
                 if kind == "base":
                     few.setdefault((metric, trial["steps"]), []).append((trial, estimate))
                 row = where | {name: trial[name] for name in ("solver", "steps", "nfe", "guidance")}
+                row["nfe"] = trial["nfe"] or ran["nfe"]  # of a solver that decides as it goes
                 row |= {"role": kind, "model": model["name"], "entry": model["entry"], "trial": trial["name"]}
                 row |= {"method": label(model, trial, False), "metric": metric}
                 row |= {"metric_name": metric_name(metric, study["extractor"])}

@@ -10,6 +10,8 @@ from perflow.core.grid import dashed
 from perflow.report.reading import NOT_SEEN, SEEN
 
 NOT_TESTED = "not tested"
+ADAPTIVE = "adaptive"
+"""What stands for the steps of a solver that decides as it goes."""
 _AS_SAID = {NOT_SEEN: "not seen, the reverse holds"}
 
 
@@ -42,6 +44,22 @@ def count(value: float | list[int], noun: str) -> str:
     if isinstance(value, list):
         return f"{dashed(value)} {noun}s"
     return f"{int(value)} {noun}" + ("" if value == 1 else "s")
+
+
+def in_steps(value: float) -> str:
+    """``4 steps``; ``adaptive steps`` of a solver that decides as it goes, whose number is 0."""
+    return count(value, "step") if value else f"{ADAPTIVE} steps"
+
+
+def stepped(value: float) -> str:
+    """Steps as a cell of a table: ``4``, or ``adaptive``."""
+    return str(int(value)) if value else ADAPTIVE
+
+
+def pairs_of(starts: str | None, ends: str | None, guidance_mode: str | None) -> str:
+    """What a student's pairs were, such as ``starts: data, CFG-sync``; "" where it has none."""
+    said = [starts and f"starts: {starts}", ends and f"ends: {ends}, no teacher", guidance_mode]
+    return ", ".join(part for part in said if part)
 
 
 def size(value: float | None) -> str:
@@ -89,7 +107,7 @@ def _different(row: dict[str, Any]) -> str:
 
 def cost(row: dict[str, Any], side: str) -> str:
     """Steps and evaluations of one side of a comparison."""
-    return f"{count(row[f'{side}_steps'], 'step')} and {count(row[f'{side}_nfe'], 'evaluation')}"
+    return f"{in_steps(row[f'{side}_steps'])} and {count(row[f'{side}_nfe'], 'evaluation')}"
 
 
 def probability(p: float) -> str:

@@ -1,4 +1,4 @@
-"""cache: the teacher solves windows; their two ends are kept, in shards that resume."""
+"""cache: the two ends of windows, as the teacher solves them or from data, kept in shards that resume."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ def cache(
 
     An item is a window (``starts: data``: noised real latents, PeRFlow eq. 3) or a trajectory through all
     windows (``starts: trajectory``); of a ``mixture`` the first half of each window's pairs are of trajectories.
+    With ``ends: data`` an item's window also ends at its latents and its noise, at the level of the end (arXiv
+    2209.03003), and no network is asked: ``teacher`` is then the base, for its noise levels and shapes alone.
     Of a range of guidance every item has its own, along all its windows; shards then hold it.
     With ``starts: student`` the windows of an item start where the model ``student`` comes by on its own way.
     Everything about item i is a function of (seed, i), so neither chunks nor shards nor an interruption
@@ -60,7 +62,9 @@ def cache(
             model.unet.compile()
     folder = out.parent
     shards = work.shards(shard_items)
-    made_of = {"spec": spec.hash, "teacher": work.teacher.sha256, "latents": artifacts.sha256_file(latents)}
+    asked = row.ends == "teacher"
+    made_of = {"spec": spec.hash, "latents": artifacts.sha256_file(latents)}
+    made_of |= {"teacher": work.teacher.sha256} if asked else {}
     made_of |= {"student": work.student.sha256} if work.student else {}
     numbers = range(len(shards))[(part.number - 1) :: part.of] if part else range(len(shards))
     evaluated = sum(work.evaluations(*shards[index]) for index in numbers)
@@ -77,13 +81,13 @@ def cache(
     artifacts.write_json(out, {
         "spec": spec.hash,
         "base": {"name": row.base, "sha256": work.teacher.base_sha256},
-        "teacher": {"name": work.teacher.name, "sha256": work.teacher.sha256},
+        "teacher": {"name": work.teacher.name, "sha256": work.teacher.sha256} if asked else None,
         "edges": row.edges, "starts": row.starts, "solver": row.solver, "window_steps": row.window_steps,
         "guidance": row.guidance, "negative": row.negative, "drop": row.drop, "count": work.pairs,
         "teacher_evaluations": evaluated,
         "shards": entries,
         "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},
-    })  # fmt: skip
+    } | ({} if asked else {"ends": row.ends}))  # fmt: skip
     passes = {"student_passes": work.passes} if work.student else {}
     return {"teacher_evaluations": evaluated, **passes, **_spent(spec, out)}
 
@@ -163,6 +167,8 @@ class _Work:
 
     def evaluations(self, items: Tensor, crossed: range) -> int:
         """Network evaluations of the teacher for ``items``, each across the windows ``crossed``."""
+        if self.row.ends == "data":
+            return 0
         calls = sum(
             steps if solver == WINDOW else evaluations(solver, steps) for solver, steps in map(self._ways, crossed)
         )
@@ -199,14 +205,18 @@ class _Work:
             starts = self._states(noise, caption)
             ends = [self._end(starts[k], caption, own, k) for k in crossed]
             return _pairs(starts, ends, crossed, caption, own)
-        t = self.windows.start(crossed[0])
-        x = self.teacher.base.schedule.alpha(t) * latents[image] + self.teacher.base.schedule.sigma(t) * noise
-        x = x.float()
-        nodes = [x]
+        nodes = [self._noised(latents[image], noise, self.windows.start(crossed[0]))]
         for k in crossed:
-            x = self._end(x, caption, own, k)
-            nodes.append(x)
+            if recipe.ends == "data":
+                nodes.append(self._noised(latents[image], noise, self.windows.end(k)))
+            else:
+                nodes.append(self._end(nodes[-1], caption, own, k))
         return _pairs(nodes[:-1], nodes[1:], crossed, caption, own)
+
+    def _noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """alpha(t) latents + sigma(t) noise, fp32."""
+        schedule = self.teacher.base.schedule
+        return (schedule.alpha(t) * latents + schedule.sigma(t) * noise).float()
 
     @property
     def passes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from perflow import artifacts
 from perflow.config.resolve import scheduler_of
 from perflow.config.rows import Trial
-from perflow.core import WINDOW
+from perflow.core import RK45, WINDOW
 from perflow.errors import PerflowError
 from perflow.images import png, tile
 from perflow.models import SCHEDULERS, handle
@@ -42,12 +42,12 @@ def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | N
     if compile:
         loaded.unet.compile()
     drawer = Drawer.of(loaded, device, [prompt], count, seed, [negative or ""])
-    flow, own = loaded.flow, loaded.trial or _own(loaded)
+    own = loaded.trial or _own(loaded)
     solver = solver or own["solver"]
-    if solver not in (WINDOW, *SCHEDULERS):
-        raise PerflowError(f"--solver: no '{solver}'; there are {WINDOW}, {', '.join(SCHEDULERS)}")
+    if solver not in (WINDOW, RK45, *SCHEDULERS):
+        raise PerflowError(f"--solver: no '{solver}'; there are {WINDOW}, {RK45}, {', '.join(SCHEDULERS)}")
     scheduler = own["scheduler"] if solver == own["solver"] else scheduler_of(solver)
-    steps = steps or (len(flow.windows) if flow and solver == WINDOW else own["steps"])
+    steps = _steps(loaded, solver, steps, own)
     guidance = own["guidance"] if guidance is None else guidance
     every = guidance if isinstance(guidance, list) else [guidance]
     if loaded.told and not all(loaded.told["least"] <= each <= loaded.told["most"] for each in every):
@@ -65,6 +65,19 @@ def draw(model: Path, prompt: str, out: Path, solver: str | None, steps: int | N
     images = loaded.base.decode(drawer.draw(trial, drawer.noise(0)))
     with artifacts.atomic(out) as temporary:
         temporary.write_bytes(png(tile(images, 1, count)))
+
+
+def _steps(model: handle.Model, solver: str, steps: int | None, own: dict[str, Any]) -> int:
+    """How many are taken: those asked for, or the model's own; 0 of a solver that decides as it goes."""
+    if solver == RK45:
+        if model.flow is None or (model.flow.path, model.flow.prediction) != ("straight", "velocity"):
+            raise PerflowError(f"--solver: {RK45} reads dx/dt, which {model.name} does not say; give another")
+        if steps is not None:
+            raise PerflowError(f"--steps {steps}: {RK45} takes as many as each image needs; leave it out")
+        return 0
+    if solver == WINDOW and model.flow is not None:
+        return steps or len(model.flow.windows)
+    return steps or own["steps"] or _BASE["steps"]
 
 
 def _own(model: handle.Model) -> dict[str, Any]:

@@ -64,8 +64,10 @@ def measure(
     network, about = load_extractor(row.extractor, extractor)
     wanted = labels_wanted(shown, network.values) if same_prompts else {}
     judges = Judges.load({CLIP: (row.clip, clip), LPIPS: (row.lpips, lpips)})
-    there = {"prompts": same_prompts, "attributes": bool(network.values), "classes": True, "latents": False,
-             "paths": False, CLIP: CLIP in judges.networks, LPIPS: LPIPS in judges.networks}  # fmt: skip
+    there = dict.fromkeys(_WORDS, False) | {
+        "prompts": same_prompts, "attributes": bool(network.values), "classes": True,
+        CLIP: CLIP in judges.networks, LPIPS: LPIPS in judges.networks,
+    }  # fmt: skip
     left_out = {
         metric: f"needs {_WORDS[absent[0]]}"
         for metric in row.metrics
@@ -96,6 +98,7 @@ _WORDS = {
     "prompts": "to know each image's prompt (--same-prompts)",
     "attributes": "an extractor that reads the prompts' attributes",
     "latents": "latents from the teacher's noise",
+    "calls": "to know what each image cost",
     "paths": "the paths of points on the plane",
     CLIP: "a network of kind clip",
     LPIPS: "a network of kind lpips",

@@ -70,3 +70,24 @@ def test_rk45_needs_a_velocity(tiny_params, write_params):
     tiny_params["students"]["perflow"] |= {"prediction": "velocity", "path": "diffusion"}
     with pytest.raises(PerflowError, match=r"rk45 reads dx/dt, .* got path 'diffusion'"):
         config.load(write_params(tiny_params))
+
+
+def test_a_student_of_rk45_alone_is_on_its_windows(tiny_params, write_params):
+    """So it is exported with them, and as a teacher it is solved on them: what it says is no epsilon."""
+    tiny_params["students"]["perflow"] |= {
+        "prediction": "velocity", "trials": {"solvers": ["rk45"], "steps": [2], "guidance": 1.0},
+    }  # fmt: skip
+    tiny_params["pairs"]["own"] = {"teacher": "perflow", "guidance": 1.0, "solver": "window", "steps": 2, "count": 8}
+    tiny_params["students"]["further"] = tiny_params["students"]["perflow"] | {"pairs": "own"}
+    study = config.load(write_params(tiny_params))
+    assert study.deltas["eps-perflow-k2-s0"].windowed
+    assert study.samples["eps-perflow-k2-s0"].windowed
+    assert "1 trials, 0 evaluations and those of rk45, as it goes" in config.plan(study)
+    tiny_params["pairs"]["own"]["solver"] = "ddim"
+    with pytest.raises(PerflowError, match="the teacher 'perflow' is sampled on its windows: window; got 'ddim'"):
+        config.load(write_params(tiny_params))
+
+
+def test_the_evaluations_of_images_are_a_metric(tiny_params, write_params):
+    tiny_params["evaluation"]["metrics"].append("evaluations")
+    assert "evaluations" in config.load(write_params(tiny_params)).evaluations["eps"].metrics

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import energy_distance
 
 from perflow.metrics import transport
+from perflow.metrics.flow import evaluations
 from perflow.metrics.intervals import interval
 from perflow.metrics.trial import Trial
 from tests.metrics.conftest import image_set
@@ -75,7 +76,7 @@ def test_a_wedge_has_its_straightness(rng):
 
 def test_evaluations_are_a_mean_over_points(rng):
     calls = rng.integers(13, 60, 40)
-    found = transport.evaluations(trial(rng.random((40, 2, 2)), calls=calls))
+    found = evaluations(trial(rng.random((40, 2, 2)), calls=calls))
     assert found.value == pytest.approx(calls.mean())
 
 

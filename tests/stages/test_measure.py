@@ -16,7 +16,8 @@ from perflow import artifacts
 from perflow.cli import main
 from perflow.config.rows import Evaluation
 from perflow.errors import PerflowError
-from perflow.stages.measure import measure
+from perflow.metrics import NEEDS
+from perflow.stages.measure import _WORDS, measure
 from tests.stages.test_evaluate import GROUPS, ITEMS, METRICS, Home, build
 
 ROW = {"model": "base", "base": "base", "dataset": "d", "extractor": "x", "metrics": list(METRICS), "groups": GROUPS}
@@ -52,9 +53,13 @@ def test_a_trial_of_the_study_gets_its_own_numbers(made, evaluated, tmp_path):
     """From its archive, and from a folder whose names a person would count: 2 before 10."""
     archive = made.samples("student").with_name("window-4.zip")
     found = run(made, archive, same_prompts=True)
-    assert found["metrics"] == {name: one for name, one in evaluated.items() if name != "teacher_mse"}
+    unknown = {
+        "teacher_mse": "needs latents from the teacher's noise",
+        "evaluations": "needs to know what each image cost",
+    }
+    assert found["metrics"] == {name: one for name, one in evaluated.items() if name not in unknown}
     undefined = {name: "undefined for these images" for name in METRICS.keys() - evaluated.keys()}
-    assert found["left_out"] == undefined | {"teacher_mse": "needs latents from the teacher's noise"}
+    assert found["left_out"] == undefined | unknown
     again = run(made, unpacked(made, tmp_path / "images"), same_prompts=True)
     assert again["metrics"] == found["metrics"]
     assert again["images"]["sha256"] == found["images"]["sha256"]
@@ -172,3 +177,8 @@ def test_the_verb_names_the_spec_it_misses(study):
     assert "specs/evaluations/base.json is missing; give a study's results/samples/<base>/manifest.json" in str(
         result.output
     )
+
+
+def test_every_need_of_a_metric_has_words_or_is_met_by_any_images():
+    needs = {need for found in NEEDS.values() for need in found}
+    assert needs <= {*_WORDS, "classes"}

@@ -14,6 +14,8 @@ from perflow.core.fields import follow, velocity_field
 from perflow.core.guidance import guided
 from perflow.core.velocity import rk45
 from perflow.errors import PerflowError
+from perflow.metrics import trial as metrics
+from perflow.metrics.observed import Drawn, measured
 from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.stages.draw import draw
@@ -139,7 +141,7 @@ def test_a_solver_that_decides_as_it_goes_says_what_each_image_cost(tiny, tiny_p
     entry = artifacts.read_json(out)["trials"]["rk45"]
     tensors = artifacts.read_tensors(out.with_name("rk45.safetensors"))[0]
     calls = tensors["evaluations"].double()
-    assert (entry["steps"], entry["nfe"]) == (1, round(float(calls.mean())))
+    assert (entry["steps"], entry["nfe"]) == (0, round(float(calls.mean())))
     assert calls.min() >= 2 * 7, "two windows, of one step of seven calls each at least"
     assert artifacts.read_json(out)["trials"]["window-2"]["nfe"] == 2
 
@@ -152,3 +154,29 @@ def test_a_solver_that_decides_as_it_goes_says_what_each_image_cost(tiny, tiny_p
             field = velocity_field(model.says(condition, None, 1.0), model.flow, k)
             x = rk45(field, x, edges[k], edges[k + 1]).end
     torch.testing.assert_close(tensors["latents"][:8], x, rtol=0, atol=0.1)  # its steps hang on last bits
+
+    drawn = Drawn.read(out)
+    groups = np.arange(64) % 4
+    found = {}
+    for trial in ("rk45", "window-2"):
+        own = drawn.observe(trial, Brightness(), groups)
+        found[trial] = measured(metrics.Trial(own, own, own, own, {}), ["evaluations"], 0.95)
+    assert found["rk45"]["evaluations"]["value"] == pytest.approx(float(calls.mean()))
+    assert [found["window-2"]["evaluations"][bound] for bound in ("value", "low", "high")] == [2, 2, 2]
+
+    for solver in (None, "window"):  # its own is rk45, the first of its trials
+        draw(study.handle(name), "a red digit", tmp_path / f"{solver}.png", solver, None, None, 0, 1)
+    assert (tmp_path / "None.png").read_bytes() != (tmp_path / "window.png").read_bytes()
+    with pytest.raises(PerflowError, match="--steps 4: rk45 takes as many as each image needs"):
+        draw(study.handle(name), "a red digit", tmp_path / "x.png", None, 4, None, 0, 1)
+    with pytest.raises(PerflowError, match=f"rk45 reads dx/dt, which {STUDENT} does not say"):
+        draw(study.handle(STUDENT), "a red digit", tmp_path / "x.png", "rk45", None, None, 0, 1)
+
+
+class Brightness:
+    """Images by the means of their colours."""
+
+    values = {}
+
+    def observe(self, images):
+        return images.mean((1, 2)), {}

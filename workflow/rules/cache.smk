@@ -1,5 +1,5 @@
 rule cache:
-    """Let the teacher make the window pairs {wildcards.pairs}."""
+    """Make the window pairs {wildcards.pairs}: by their teacher, or of data alone."""
     input:
         spec="results/specs/pairs/{pairs}.json",
         teacher=teacher_of_pairs,

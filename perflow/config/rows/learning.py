@@ -22,7 +22,7 @@ from perflow.config.rows.row import (
     WindowGuidance,
     check_once,
 )
-from perflow.core import BEST, SPACINGS
+from perflow.core import BEST, RK45, SPACINGS, WINDOW
 
 
 class Encoding(Row):
@@ -41,21 +41,24 @@ class Latents(Encoding):
 
 
 class PairsRecipe(Row):
-    """How the teacher makes window pairs; the windows come from the students that use them."""
+    """How window pairs are made; the windows come from the students that use them."""
 
-    optional = ("student", "precision")
+    optional = ("student", "precision", "ends")
 
     starts: Literal["data", "trajectory", "mixture", "student"] = "data"
     """Where windows start: noised real latents, the teacher's trajectories from t=1, half of each window's pairs
     either way, or the states of ``student`` on its own way."""
     student: Name | None = None
     """An entry of ``students`` whose own states windows start at (``starts: student``)."""
+    ends: Literal["teacher", "data"] = "teacher"
+    """Where windows end: at the teacher's solution, or at the same latents with the same noise as they start from, at
+    the level of the end. ``data`` asks no teacher: guidance is 1, and there is no solver and no steps."""
     guidance: PairGuidance
     drop: Share = 0.0
     """Share of pairs whose caption is the empty one (CFG-sync), decided by pair index."""
-    solver: str | Annotated[list[str], Field(min_length=1)] = "ddim"
-    """One for all windows, or one each."""
-    steps: Count | Annotated[list[Count], Field(min_length=1)]
+    solver: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """One for all windows, or one each; a teacher's is ddim unless said."""
+    steps: Count | Annotated[list[Count], Field(min_length=1)] | None = None
     """Teacher steps from t=1 to t=0, of which a window gets ceil(steps / windows); or a list, the steps of each
     window. A student solved on its own windows (solver ``window``) takes them as when it is sampled."""
     count: Count
@@ -65,6 +68,28 @@ class PairsRecipe(Row):
     """An entry of ``students`` that makes the pairs; None: the base."""
     precision: Literal["no", "bf16"] = "no"
     """bf16: the network alone, by autocast; states, coefficients and guidance are fp32 either way."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _solved(cls, data: Any) -> Any:
+        """A teacher that is not told its solver takes DDIM; ends that are data have none."""
+        if isinstance(data, dict) and data.get("ends") != "data":
+            return {"solver": "ddim"} | data
+        return data
+
+    @model_validator(mode="after")
+    def _whose_ends(self) -> PairsRecipe:
+        if self.ends == "teacher":
+            if absent := [name for name in ("solver", "steps") if getattr(self, name) is None]:
+                raise ValueError(f"{absent[0]}: missing; only ends: data go without it, and got ends 'teacher'")
+            return self
+        asked = {"starts": "data", "guidance": 1, "teacher": None, "solver": None, "steps": None, "negative": "",
+                 "precision": "no"}  # fmt: skip
+        for name, only in asked.items():
+            if (given := getattr(self, name)) != only:
+                valid = f"only {only}" if name in ("starts", "guidance") else "not written"
+                raise ValueError(f"{name}: ends: data ask no teacher, so it is {valid}; got {given!r}")
+        return self
 
     @model_validator(mode="after")
     def _whose_states(self) -> PairsRecipe:
@@ -82,7 +107,8 @@ class Pairs(PairsRecipe):
     base: Name
     dataset: Name
     edges: WindowEdges
-    window_steps: Count | list[Count]
+    window_steps: Count | list[Count] | None
+    """Of the teacher; None where it is not asked."""
 
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
@@ -123,6 +149,11 @@ class TrialRecipe(Row):
         if bool(self.steps) == bool(self.evaluations):
             raise ValueError("trials have steps or evaluations, a list of one of them; got both or neither")
         return self
+
+    @property
+    def windowed(self) -> bool:
+        """Whether a student is sampled on its windows, in so many steps or in as many as it takes."""
+        return WINDOW in self.solvers or RK45 in self.solvers
 
 
 _MOST_TRIALS = 5000
