@@ -130,7 +130,8 @@ STAGES = {
         {"samples": "Manifest of the model's samples.",
          "teacher": "Manifest of the base's samples, which hold the teacher's.",
          "dataset": _DATASET, "extractor": "The feature network."},
-        optional={"clip": "The CLIP of the CLIP score.", "lpips": "The LPIPS of the diversity within a prompt."},
+        optional={"clip": "The CLIP of the CLIP score.", "lpips": "The LPIPS of the diversity within a prompt.",
+                  "real": "The file of features that stands for the real images."},
         cost=lambda out: out.with_suffix(".cost.json"),
     ),
 }  # fmt: skip

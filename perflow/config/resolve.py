@@ -71,6 +71,7 @@ def _resolve(params: rows.Params, text: str) -> Study:
     with_features = [name for name, row in params.extractors.items() if row.kind != LPIPS]
     known("extractor", "evaluation.extractor", params.evaluation.extractor, with_features)
     _check_beside(params)
+    _check_real(params)
     for metric in params.evaluation.metrics:
         known("metric", "evaluation.metrics", metric, METRICS)
         kind = params.extractors[params.evaluation.extractor].kind
@@ -130,6 +131,20 @@ def _check_beside(params: rows.Params) -> None:
             raise PerflowError(f"{place}: '{name}' is for {metric}, which evaluation.metrics does not name")
         if asking and any(isinstance(base, rows.Flow) for base in params.bases.values()):
             raise PerflowError(f"evaluation.metrics: {asking[0]} is of images; a base of points has none")
+
+
+def _check_real(params: rows.Params) -> None:
+    """Refuse features of real images that are of no data set, of another network, or of points."""
+    for name, real in params.evaluation.real.items():
+        place = f"evaluation.real.{name}"
+        known("dataset", place, name, params.datasets)
+        if params.datasets[name].source in POINTS:
+            raise PerflowError(f"{place}: features are of images; '{name}' is of points")
+        if real.made_by not in (None, params.evaluation.extractor):
+            raise PerflowError(
+                f"{place}.made_by: everything is measured by evaluation.extractor, '{params.evaluation.extractor}';"
+                f" got '{real.made_by}'"
+            )
 
 
 def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
@@ -297,9 +312,7 @@ def _add_samples(
         extractor=params.evaluation.extractor if searched else None,
         pairs=pairs if windowed and params.sampling.flow.starts else None,
     )  # fmt: skip
-    study.evaluations[model] = rows.Evaluation(
-        **params.evaluation.model_dump(), model=model, base=base, dataset=dataset
-    )
+    study.evaluations[model] = rows.Evaluation.of(params.evaluation, model, base, dataset)
 
 
 Guidance = float | list[float]

@@ -46,6 +46,8 @@ PERCEIVING = (LPIPS, "squeezenet")
 
 _PATHS = ("paths",)
 NEEDS = {
+    "kid_real": ("each_real",),
+    "energy_real": ("each_real",),
     "diversity": ("prompts",),
     "vendi": ("prompts",),
     "inception_score": ("classes",),
@@ -64,8 +66,9 @@ NEEDS = {
     "straightness": _PATHS,
     "evaluations": _PATHS,
 }
-"""What a metric needs beside features: each image's prompt, an extractor that reads its attributes or that tells
-classes, a network of its own beside the extractor, latents, or the paths of points on the plane."""
+"""What a metric needs beside features: those of each real image (not statistics of them alone), each image's prompt,
+an extractor that reads its attributes or that tells classes, a network of its own beside the extractor, latents, or
+the paths of points on the plane."""
 
 COORDINATES = "coordinates"
 """The kind that is no network: a point's features are its coordinates."""

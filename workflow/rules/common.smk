@@ -339,6 +339,12 @@ def lpips_of(wildcards):
     return network(STUDY.evaluations[wildcards.model].lpips)
 
 
+def real_of(wildcards):
+    """The user's file of features that stands for the real images, if one does."""
+    real = STUDY.evaluations[wildcards.model].given
+    return str(perflow_config.rooted(HERE, real.features)) if real else []
+
+
 def network(name):
     """A network of the table of extractors; nothing where a row names none."""
     return f"results/extractors/{name}/extractor.safetensors" if name else []
