@@ -76,16 +76,18 @@ def measure(
 
 def _table(found: dict[str, Any]) -> str:
     """The numbers, and what they are of, for a terminal."""
+    from perflow.metrics import called
     from perflow.report.study import metric_name
     from perflow.report.words import number
 
     extractor = found["extractor"]
+    features = called(extractor["name"], "standardised" in extractor)
     sets = [(key, found[key]["path"], _size(found[key]), found[key]["sha256"]) for key in ("images", "teacher", "real")]
-    about = _columns([*sets, ("features", extractor["name"], "", extractor["sha256"])], cut=12)
+    about = _columns([*sets, ("features", features, "", extractor["sha256"])], cut=12)
     rows = [("metric", "value", f"{found['confidence']:.0%} interval")]
     for metric, one in found["metrics"].items():
         bounds = f"{number(one['low'])} to {number(one['high'])}"
-        rows.append((metric_name(metric, extractor["name"]), number(one["value"]), bounds))
+        rows.append((metric_name(metric, features), number(one["value"]), bounds))
     if drawn := found.get("pipeline"):
         own = {name: "its own" if drawn[name] is None else f"{drawn[name]:g}" for name in ("steps", "guidance")}
         how = f"steps: {own['steps']}, guidance: {own['guidance']}, seed: {drawn['seed']}"
@@ -97,7 +99,7 @@ def _table(found: dict[str, Any]) -> str:
         "",
         f"intervals: jackknife over {found['groups']} groups of {found['groups_of']}",
     ]
-    lines += [f"left out: {metric_name(name, extractor['name'])}: {why}" for name, why in found["left_out"].items()]
+    lines += [f"left out: {metric_name(name, features)}: {why}" for name, why in found["left_out"].items()]
     return "\n".join(lines)
 
 

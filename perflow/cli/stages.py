@@ -83,6 +83,7 @@ STAGES = {
     "extractor": Stage(
         "Make the feature network that models are measured with: train it, or take in weights.",
         {"source": "Manifest of the data set it is trained on, or the weights."}, _curve,
+        optional={"dataset": f"{_DATASET[:-1]} by whose images features are standardised, if they are."},
     ),
     "encode": Stage(
         "Encode a data set with a base's autoencoder and text model, once for all pairs (resumes shard by shard).",

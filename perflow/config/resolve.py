@@ -53,6 +53,9 @@ def _resolve(params: rows.Params, text: str) -> Study:
     adapters = resolve_adapters(params, bases)
     for name, extractor in params.extractors.items():
         known("kind", f"extractors.{name}.kind", extractor.kind, EXTRACTORS)
+        if extractor.standardise is not None:
+            of_images = [entry for entry, row in params.datasets.items() if row.source not in POINTS]
+            known("dataset of images", f"extractors.{name}.standardise", extractor.standardise, of_images)
         if extractor.dataset is not None:
             known("dataset", f"extractors.{name}.dataset", extractor.dataset, params.datasets)
             if extractor.kind == COORDINATES:

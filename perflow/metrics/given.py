@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from perflow import artifacts
 from perflow.errors import PerflowError
+from perflow.metrics.standardised import Standardised
 from perflow.metrics.trial import Images
 
 SUFFIXES = (".npz", ".safetensors")
@@ -41,6 +42,8 @@ class Given:
     """Mean [D] and covariance [D, D], float64, in place of features."""
     maker: str | None
     """Hash of the network that the file says made it."""
+    said: Mapping[str, str] = field(default_factory=dict)
+    """Which network made it, and who said so (``by``)."""
 
     @property
     def count(self) -> int | None:
@@ -49,13 +52,26 @@ class Given:
 
     def described(self) -> dict[str, Any]:
         """As results name it."""
-        return {"sha256": self.sha256, "count": self.count}
+        return {"sha256": self.sha256, "count": self.count, **self.said}
 
-    def made_by(self, about: Mapping[str, Any], named: str | None) -> dict[str, str]:
-        """The network ``about`` (as of ``load_extractor``), and whether the file said so or the user, who ``named`` it.
+    def by(self, network: Any, about: Mapping[str, Any], named: str | None) -> Given:
+        """As features of ``network``, ``about`` it (as of ``load_extractor``); a user may have ``named`` its maker.
 
-        PerflowError if neither says it, or either says another.
+        A network of a file of its own, with what standardises it, made features that are standardised; anybody else's
+        are the weights', and are standardised here if the network is. PerflowError if neither the file nor its user
+        says who made it, or either says another, or if the features are of another number of dimensions.
         """
+        own = replace(self, said=self._said(about, named))
+        if not isinstance(network, Standardised) or self.maker == about["sha256"]:
+            return own
+        self._check(len(network.mean))
+        if self.moments is None:
+            return replace(own, features=network.standardised(self.features))
+        mean, covariance = self.moments
+        scaled = covariance * np.outer(network.scale, network.scale)
+        return replace(own, moments=(network.standardised(mean), scaled))
+
+    def _said(self, about: Mapping[str, Any], named: str | None) -> dict[str, str]:
         own = about["name"]
         if named is not None and named != own:
             raise PerflowError(f"{self.path}: features by '{named}'; everything here is measured by '{own}'")
@@ -71,11 +87,14 @@ class Given:
 
     def images(self, dimensions: int, **dealt: Any) -> Images:
         """As the extractor would have seen them, with fields of ``Images``; PerflowError unless they have its D."""
+        self._check(dimensions)
+        return Images(self.features, {}, moments=self.moments, **dealt)
+
+    def _check(self, dimensions: int) -> None:
         if self.features.shape[1] != dimensions:
             raise PerflowError(
                 f"{self.path}: features have {self.features.shape[1]} dimensions; the extractor's have {dimensions}"
             )
-        return Images(self.features, {}, moments=self.moments, **dealt)
 
 
 def read(path: Path, sha256: str | None = None) -> Given:

@@ -17,6 +17,7 @@ from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.metrics import EXTRACTORS, METRICS, intervals
 from perflow.metrics.given import Given
+from perflow.metrics.standardised import Standardised
 from perflow.metrics.trial import Images, Trial
 
 TEACHER, INDEPENDENT = "teacher", "teacher-2"
@@ -149,7 +150,11 @@ def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
     with artifacts.understood(path, "an extractor"):
         taken = header.get("weights", {})  # not under its keys: a "file" of a result is one that lies beside it
         about = {"weights": {"name": taken["file"], "sha256": taken["sha256"]}} if taken else {}
+        if said := header.get("standardised"):
+            about["standardised"] = said
+            tensors, mean, scale = Standardised.split(tensors)
         network = pkgutil.resolve_name(EXTRACTORS[header["kind"]])(tensors, header["architecture"])
+        network = Standardised(network, mean, scale) if said else network
     return network, {"name": name, "sha256": artifacts.sha256_file(path)} | about
 
 

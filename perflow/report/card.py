@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from perflow import artifacts
 from perflow.core.grid import dashed, spread
 from perflow.errors import PerflowError
+from perflow.metrics import called
 from perflow.models import PIPELINES
 from perflow.report.study import METRICS, WINDOW, metric_name
 from perflow.report.words import count, number
@@ -231,9 +232,14 @@ def _protocol(numbers: Measured) -> str:
     accuracy = ", ".join(f"{name} {number(value)}" for name, value in extractor.get("accuracy", {}).items())
     return (
         f"{sampling['prompts']} prompts of {_drawn(numbers)}, {sampling['per_prompt']} images"
-        f" each; features of {extractor['name']}{f' (accuracy: {accuracy})' if accuracy else ''}. Brackets:"
+        f" each; features of {_features(numbers)}{f' (accuracy: {accuracy})' if accuracy else ''}. Brackets:"
         f" {numbers.evaluation['confidence']:.0%} interval over noise and prompts, within this one training seed."
     )
+
+
+def _features(numbers: Measured) -> str:
+    extractor = numbers.metrics["extractor"]
+    return called(extractor["name"], "standardised" in extractor)
 
 
 def _metrics(numbers: Measured) -> str:
@@ -241,7 +247,7 @@ def _metrics(numbers: Measured) -> str:
     trials = numbers.metrics["trials"].values()
     found = {name for trial in trials for name in trial["metrics"]}
     names = [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
-    extractor = numbers.metrics["extractor"]["name"]
+    extractor = _features(numbers)
     rows = [["", *(_trial(trial) for trial in trials)]]
     rows += [[metric_name(name, extractor), *(_estimate(t["metrics"].get(name)) for t in trials)] for name in names]
     return _table(rows)

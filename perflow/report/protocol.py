@@ -27,6 +27,7 @@ def settings(report: Report) -> Html:
 def _rows(report: Report, chosen: dict[str, Any]) -> list[tuple[str, str]]:
     teacher, sampling, training = report.study["teacher"], chosen["sampling"], chosen["training"]
     evaluation = chosen["evaluation"]
+    by = chosen["extractors"].get(evaluation["extractor"], {}).get("standardise")
     data = (
         f"{name}: {row['source']}, points"
         if row["source"] in POINTS
@@ -44,6 +45,7 @@ def _rows(report: Report, chosen: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("samples", _samples(sampling)),
         ("features", f"{report.extractor}{_accuracy(report)}"),
+        *((("standardised by", f"images of {by}, split base"),) if by else ()),
         *((f"real images of {name}", _real(row)) for name, row in evaluation.get("real", {}).items()),
         *((word, evaluation[kind]) for kind, word in (("clip", "CLIP"), ("lpips", "LPIPS")) if evaluation.get(kind)),
         (

@@ -50,12 +50,10 @@ def evaluate(
     references = _check(row, drawn, shown)
     features = out.parent.with_name(places.FEATURES.name)
     network, about = load_extractor(row.extractor, extractor)
-    known = _given(row, real)
-    replaced = (
-        {"real": {"name": known.path.name} | known.described() | known.made_by(about, row.given.made_by)}
-        if known
-        else {}
-    )
+    known, replaced = _given(row, real), {}
+    if known is not None:
+        known = known.by(network, about, row.given.made_by)
+        replaced = {"real": {"name": known.path.name} | known.described()}
     if "weights" in about:  # one that others trained is large: every model would look at the teacher's images again
         network = Remembered(network, about["sha256"], features)
     judges = Judges.load({CLIP: (row.clip, clip), LPIPS: (row.lpips, lpips)}, features)

@@ -89,11 +89,12 @@ def measure(
         raise PerflowError(f"--made-by {made_by}: is for files of features; there is none")
 
     network, about = load_extractor(row.extractor, extractor)
-    described = {"images": {"path": str(images)} | source.described()}
     if isinstance(source, Given):
-        described["images"] |= source.made_by(about, made_by)
+        source = source.by(network, about, made_by)
+    described = {"images": {"path": str(images)} | source.described()}
     if known is not None:
-        described["real"] = {"path": str(known.path)} | known.described() | known.made_by(about, word)
+        known = known.by(network, about, word)
+        described["real"] = {"path": str(known.path)} | known.described()
     else:
         file = store.split_files(dataset, row.split)[0]
         described["real"] = {"path": str(file), "sha256": artifacts.sha256_file(file)}

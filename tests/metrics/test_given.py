@@ -75,24 +75,24 @@ def test_what_a_network_looked_at_once_is_such_a_file_and_says_who_made_it(tmp_p
     (kept,) = tmp_path.iterdir()
     found = given.read(kept)
     assert (found.features == wanted).all()
-    assert found.made_by(ABOUT, None) == {"made_by": "v3", "said_by": "the file"}
+    assert found.by(None, ABOUT, None).said == {"made_by": "v3", "said_by": "the file"}
 
 
 def test_the_file_or_its_user_says_who_made_it_and_neither_may_say_another(tmp_path, features):
     silent = given.read(npz(tmp_path / "silent.npz", features=features))
-    assert silent.made_by(ABOUT, "v3") == {"made_by": "v3", "said_by": "the user"}
+    assert silent.by(None, ABOUT, "v3").said == {"made_by": "v3", "said_by": "the user"}
     for maker in ("a" * 64, "b" * 64):
         saying = given.read(npz(tmp_path / "saying.npz", features=features, extractor=maker))
-        assert saying.made_by(ABOUT, None) == saying.made_by(ABOUT, "v3")
-        assert saying.made_by(ABOUT, None)["said_by"] == "the file"
+        assert saying.by(None, ABOUT, None).said == saying.by(None, ABOUT, "v3").said
+        assert saying.by(None, ABOUT, None).said["said_by"] == "the file"
     other = given.read(npz(tmp_path / "other.npz", features=features, extractor="c" * 64))
     with pytest.raises(PerflowError, match="silent.npz: does not say which network made it"):
-        silent.made_by(ABOUT, None)
+        silent.by(None, ABOUT, None)
     with pytest.raises(PerflowError, match="silent.npz: features by 'clip'; everything here is measured by 'v3'"):
-        silent.made_by(ABOUT, "clip")
+        silent.by(None, ABOUT, "clip")
     for named in (None, "v3"):
         with pytest.raises(PerflowError, match="other.npz: says that the network cccccccccccc made it; 'v3' is a{12}"):
-            other.made_by(ABOUT, named)
+            other.by(None, ABOUT, named)
     with pytest.raises(PerflowError, match="silent.npz: features have 5 dimensions; the extractor's have 2048"):
         silent.images(2048)
 

@@ -166,6 +166,12 @@ def source_of_extractor(wildcards):
     return manifest_of(row.dataset, "extractor") if row.dataset else str(perflow_config.weights(row, HERE))
 
 
+def ruler_of_extractor(wildcards):
+    """Manifest of the images by which a network's features are standardised, if they are."""
+    name = STUDY.extractors[wildcards.extractor].standardise
+    return manifest_of(name, "base") if name else []
+
+
 def base_of_latents(wildcards):
     """Handle of the base whose autoencoder and text model make latents."""
     return handle(STUDY.latents[wildcards.latents].base)
