@@ -62,7 +62,7 @@ def control(factor: float):
 @pytest.mark.parametrize(("factor", "said"), [(3.0, "closer to its teacher at"), (0.1, "farther from its teacher at")])
 def test_the_region_is_where_the_difference_is(shown, factor, said):
     page = report.gain(shown(searched(), control(factor)))
-    sentence = text(page).split("straightening (PeRFlow, CFG-fixed) is ")[1].split(".")[0]
+    sentence = text(page).split("straightening (PeRFlow, learnt guidance) is ")[1].split(".")[0]
     assert sentence.startswith(said)
     assert "guidance 4" in sentence
     assert page.count('<table class="results"') == 1
@@ -79,6 +79,30 @@ def test_development_samples_choose_and_the_samples_shown_do_not(shown):
         names = ("training-free", "guidance-distilled")
         assert {cell[name].solver for cell in sides for name in names if name in cell} == {favourite}
         assert all(arm.nfe <= budget for (_, _, budget), sides in cells.items() for arm in sides.values())
+
+
+@pytest.mark.parametrize(
+    ("entry", "side"), [(fake_study.CONTROL, "guidance-distilled"), ("perflow-sdxl", "PeRFlow, learnt guidance")]
+)
+def test_a_student_that_is_told_its_guidance_stands_where_one_that_learnt_a_single_one_does(shown, entry, side):
+    """Either costs one evaluation a step: told or not, the cells are the same but for the word."""
+
+    def cells(study):
+        data = shown(searched(), study=study)
+        found = gain_cells(data, measured_of(data), "fd_teacher")
+        return {place: {name: (arm.key, arm.trial) for name, arm in sides.items()} for place, sides in found.items()}
+
+    study = fake_study.study()
+    (method,) = {model["method"] for model in study["models"] if model["entry"] == entry}
+    for model in study["models"]:
+        if model["method"] == method:
+            model["guidance_mode"] = "CFG-embedded" if model["entry"] == entry else "CFG-sync"
+    told = cells(study)
+    assert any(entry in sides[side][0] for sides in told.values() if side in sides)
+    once = copy.deepcopy(study)
+    for model in once["models"]:
+        model["guidance_mode"] = {"CFG-embedded": "CFG-fixed"}.get(model["guidance_mode"], model["guidance_mode"])
+    assert told == cells(once)
 
 
 def test_no_search_no_question(shown):
@@ -173,7 +197,7 @@ def test_an_answer_as_markdown_has_the_open_text_and_the_numbers_of_its_tables(s
     page = report.gain(shown(searched(), control(3.0)))
     said = report.as_markdown(page)
     assert said.startswith("## Where the gain comes from\n\n")
-    assert "straightening (PeRFlow, CFG-fixed) is closer to its teacher at" in said
+    assert "straightening (PeRFlow, learnt guidance) is closer to its teacher at" in said
     assert not re.search(r"<\w|base64|trials with searched steps", said)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("|")]
     open_table = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""The verb that measures a user's own images under a study's protocol."""
+"""The verb that measures a user's own images, or features of them, under a study's protocol."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from perflow.errors import PerflowError
 @click.option(
     "--same-prompts", is_flag=True, help="IMAGES, by name, are of the prompts of --against, as many of each as there."
 )
+@click.option("--real", type=FILE, help="Features of real images, or their statistics, in place of the study's.")
+@click.option("--made-by", help="The study's extractor, where a file of features does not say that it made it.")
 @click.option("--out", type=FILE, help="Also write everything as JSON.")
 @click.option("--images", "drawn", type=FILE, help="Of a pipeline: the new folder that its images are written to.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Of a pipeline: steps [default: its own].")
 @click.option("--guidance", type=click.FloatRange(0, 100), help="Of a pipeline: guidance [default: its own].")
 @click.option("--seed", type=int, help="Of a pipeline: seed of its noise [default: 0].")
 def measure(
-    images: Path, against: Path, same_prompts: bool, out: Path | None, drawn: Path | None, steps: int | None,
-    guidance: float | None, seed: int | None,
+    images: Path, against: Path, same_prompts: bool, real: Path | None, made_by: str | None, out: Path | None,
+    drawn: Path | None, steps: int | None, guidance: float | None, seed: int | None,
 ) -> None:  # fmt: skip
     """Measure a folder or zip of IMAGES as the study of --against measures its models.
 
     Metrics, extractor, real images, groups and confidence are the study's; IMAGES have the size of its images.
-    IMAGES may also be a diffusers pipeline folder, which then draws the prompts of --against.
+    IMAGES may also be a diffusers pipeline folder, which then draws the prompts of --against, or a file of features
+    (.npz, .safetensors) that the study's extractor made elsewhere.
 
     \b
     perflow measure my-samples/ --against results/samples/digits/manifest.json
@@ -64,7 +67,8 @@ def measure(
         stage.teachers(against, row.base)  # before anything is drawn
         about = {"pipeline": depict(images, against, drawn, steps, guidance, seed or 0, device)}
         images, same_prompts = drawn, True
-    found = about | stage.measure(images, row, against, dataset, extractor, same_prompts, clip, lpips)
+    found = stage.measure(images, row, against, dataset, extractor, same_prompts, clip, lpips, real, made_by)
+    found = about | found
     click.echo(_table(found))
     if out is not None:
         artifacts.write_json(out, found)
@@ -72,17 +76,18 @@ def measure(
 
 def _table(found: dict[str, Any]) -> str:
     """The numbers, and what they are of, for a terminal."""
+    from perflow.metrics import called
     from perflow.report.study import metric_name
     from perflow.report.words import number
 
     extractor = found["extractor"]
-    sets = [(key, found[key]["path"], f"{found[key]['count']:,} images", found[key]["sha256"])
-            for key in ("images", "teacher", "real")]  # fmt: skip
-    about = _columns([*sets, ("features", extractor["name"], "", extractor["sha256"])], cut=12)
+    features = called(extractor["name"], "standardised" in extractor)
+    sets = [(key, found[key]["path"], _size(found[key]), found[key]["sha256"]) for key in ("images", "teacher", "real")]
+    about = _columns([*sets, ("features", features, "", extractor["sha256"])], cut=12)
     rows = [("metric", "value", f"{found['confidence']:.0%} interval")]
     for metric, one in found["metrics"].items():
         bounds = f"{number(one['low'])} to {number(one['high'])}"
-        rows.append((metric_name(metric, extractor["name"]), number(one["value"]), bounds))
+        rows.append((metric_name(metric, features), number(one["value"]), bounds))
     if drawn := found.get("pipeline"):
         own = {name: "its own" if drawn[name] is None else f"{drawn[name]:g}" for name in ("steps", "guidance")}
         how = f"steps: {own['steps']}, guidance: {own['guidance']}, seed: {drawn['seed']}"
@@ -94,8 +99,14 @@ def _table(found: dict[str, Any]) -> str:
         "",
         f"intervals: jackknife over {found['groups']} groups of {found['groups_of']}",
     ]
-    lines += [f"left out: {metric_name(name, extractor['name'])}: {why}" for name, why in found["left_out"].items()]
+    lines += [f"left out: {metric_name(name, features)}: {why}" for name, why in found["left_out"].items()]
     return "\n".join(lines)
+
+
+def _size(one: dict[str, Any]) -> str:
+    """How many images a set has, and who says that a file of features is of them."""
+    number = "statistics" if one["count"] is None else f"{one['count']:,} images"
+    return f"{number} by {one['made_by']}, says {one['said_by']}" if "made_by" in one else number
 
 
 def _columns(rows: list[tuple[str, ...]], cut: int | None = None) -> list[str]:

@@ -83,6 +83,7 @@ STAGES = {
     "extractor": Stage(
         "Make the feature network that models are measured with: train it, or take in weights.",
         {"source": "Manifest of the data set it is trained on, or the weights."}, _curve,
+        optional={"dataset": f"{_DATASET[:-1]} by whose images features are standardised, if they are."},
     ),
     "encode": Stage(
         "Encode a data set with a base's autoencoder and text model, once for all pairs (resumes shard by shard).",
@@ -130,7 +131,8 @@ STAGES = {
         {"samples": "Manifest of the model's samples.",
          "teacher": "Manifest of the base's samples, which hold the teacher's.",
          "dataset": _DATASET, "extractor": "The feature network."},
-        optional={"clip": "The CLIP of the CLIP score.", "lpips": "The LPIPS of the diversity within a prompt."},
+        optional={"clip": "The CLIP of the CLIP score.", "lpips": "The LPIPS of the diversity within a prompt.",
+                  "real": "The file of features that stands for the real images."},
         cost=lambda out: out.with_suffix(".cost.json"),
     ),
 }  # fmt: skip

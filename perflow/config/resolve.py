@@ -52,6 +52,9 @@ def _resolve(params: rows.Params, text: str) -> Study:
     adapters = resolve_adapters(params, bases)
     for name, extractor in params.extractors.items():
         known("kind", f"extractors.{name}.kind", extractor.kind, EXTRACTORS)
+        if extractor.standardise is not None:
+            of_images = [entry for entry, row in params.datasets.items() if row.source not in POINTS]
+            known("dataset of images", f"extractors.{name}.standardise", extractor.standardise, of_images)
         if extractor.dataset is not None:
             known("dataset", f"extractors.{name}.dataset", extractor.dataset, params.datasets)
             if extractor.kind == COORDINATES:
@@ -70,6 +73,7 @@ def _resolve(params: rows.Params, text: str) -> Study:
     with_features = [name for name, row in params.extractors.items() if row.kind != LPIPS]
     known("extractor", "evaluation.extractor", params.evaluation.extractor, with_features)
     _check_beside(params)
+    _check_real(params)
     for metric in params.evaluation.metrics:
         known("metric", "evaluation.metrics", metric, METRICS)
         kind = params.extractors[params.evaluation.extractor].kind
@@ -129,6 +133,20 @@ def _check_beside(params: rows.Params) -> None:
             raise PerflowError(f"{place}: '{name}' is for {metric}, which evaluation.metrics does not name")
         if asking and any(isinstance(base, rows.Flow) for base in params.bases.values()):
             raise PerflowError(f"evaluation.metrics: {asking[0]} is of images; a base of points has none")
+
+
+def _check_real(params: rows.Params) -> None:
+    """Refuse features of real images that are of no data set, of another network, or of points."""
+    for name, real in params.evaluation.real.items():
+        place = f"evaluation.real.{name}"
+        known("dataset", place, name, params.datasets)
+        if params.datasets[name].source in POINTS:
+            raise PerflowError(f"{place}: features are of images; '{name}' is of points")
+        if real.made_by not in (None, params.evaluation.extractor):
+            raise PerflowError(
+                f"{place}.made_by: everything is measured by evaluation.extractor, '{params.evaluation.extractor}';"
+                f" got '{real.made_by}'"
+            )
 
 
 def _add_students(study: Study, entry: str, recipe: rows.StudentRecipe) -> None:
@@ -305,9 +323,7 @@ def _add_samples(
         extractor=params.evaluation.extractor if searched else None,
         pairs=pairs if windowed and params.sampling.flow.starts else None,
     )  # fmt: skip
-    study.evaluations[model] = rows.Evaluation(
-        **params.evaluation.model_dump(), model=model, base=base, dataset=dataset
-    )
+    study.evaluations[model] = rows.Evaluation.of(params.evaluation, model, base, dataset)
 
 
 Guidance = float | list[float]

@@ -107,6 +107,9 @@ def missing(study: Study, root: Path) -> str | None:
     for name, recipe in study.params.students.items():
         if recipe.source and not rooted(root, recipe.source.weights).exists():
             return f"students.{name}.source.weights: no file {rooted(root, recipe.source.weights)}"
+    for name, real in study.params.evaluation.real.items():
+        if not rooted(root, real.features).is_file():
+            return f"evaluation.real.{name}.features: no file {rooted(root, real.features)}"
     return next(iter(unpinned(study)), None)
 
 

@@ -97,7 +97,8 @@ def _readers(study: Study, table: str, row: Any) -> tuple[str, ...]:
         case "bases":
             return "perflow.stages.base", FAMILIES[row.family], DATASETS[study.datasets[row.dataset].source]
         case "extractors":
-            source = [DATASETS[study.datasets[row.dataset].source]] if row.dataset else []
+            shown = row.dataset or row.standardise
+            source = [DATASETS[study.datasets[shown].source]] if shown else []
             return "perflow.stages.extractor", EXTRACTORS[row.kind], *source
         case "pairs":
             return "perflow.stages.cache", FAMILIES[study.bases[row.base].family]

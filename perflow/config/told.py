@@ -37,6 +37,10 @@ def check_perceptual(params: rows.Params, place: str, base: str, student: rows.S
         return
     there = [entry for entry, row in params.extractors.items() if row.kind in PERCEIVING]
     known(f"extractor of kind {' or '.join(PERCEIVING)}", place, name, there)
+    if params.extractors[name].standardise is not None:
+        raise PerflowError(
+            f"{place}: '{name}' standardises its features, which no loss asks for; name an entry without"
+        )
     if name == params.evaluation.extractor:
         raise PerflowError(f"{place}: '{name}' is evaluation.extractor, and what teaches cannot judge; name another")
     if isinstance(params.bases[base], rows.Flow):

@@ -64,9 +64,7 @@ def _add(study: Study, name: str, setting: rows.SettingRecipe, base: str) -> Non
         )  # fmt: skip
         if own in study.evaluations:
             raise PerflowError(f"{place}: two rows with one name, '{own}'; rename one of them")
-        study.evaluations[own] = rows.Evaluation(
-            **study.params.evaluation.model_dump(), model=own, base=reference, dataset=dataset
-        )
+        study.evaluations[own] = rows.Evaluation.of(study.params.evaluation, own, reference, dataset)
 
 
 def _students(study: Study, setting: rows.SettingRecipe) -> list[str]:

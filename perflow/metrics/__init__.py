@@ -46,6 +46,8 @@ PERCEIVING = (LPIPS, "squeezenet")
 
 _PATHS = ("paths",)
 NEEDS = {
+    "kid_real": ("each_real",),
+    "energy_real": ("each_real",),
     "diversity": ("prompts",),
     "vendi": ("prompts",),
     "inception_score": ("classes",),
@@ -64,9 +66,9 @@ NEEDS = {
     "straightness": _PATHS,
     "evaluations": ("calls",),
 }
-"""What a metric needs beside features: each image's prompt, an extractor that reads its attributes or that tells
-classes, a network of its own beside the extractor, latents, what each sample cost, or the paths of points on the
-plane."""
+"""What a metric needs beside features: those of each real image (not statistics of them alone), each image's prompt,
+an extractor that reads its attributes or that tells classes, a network of its own beside the extractor, latents, what
+each sample cost, or the paths of points on the plane."""
 
 COORDINATES = "coordinates"
 """The kind that is no network: a point's features are its coordinates."""
@@ -83,6 +85,16 @@ EXTRACTORS = {
     CLIP: "perflow.metrics.clip:restore",
     LPIPS: "perflow.metrics.perceptual:restore",
 }
+
+STANDARDISABLE = ("squeezenet", "torchscript")
+"""Kinds whose features an entry may have standardised. A classifier standardises its own; FID's Inception has published
+numbers, which are of its features as they are."""
+
+
+def called(extractor: str, standardised: bool) -> str:
+    """An extractor as the names of metrics say it."""
+    return f"{extractor}-standardised" if standardised else extractor
+
 
 CLASSIFYING = (CLASSIFIER, "inception", "torchscript")
 """Kinds that may say how likely each class is: an object with ``classify`` (features [N, D] -> probabilities [N, C] by

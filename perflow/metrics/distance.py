@@ -80,6 +80,8 @@ def _frechet(samples: Images, reference: Images) -> Estimate:
 @functools.lru_cache(maxsize=8)
 def _left_out_moments(images: Images) -> list[Moments]:
     """Moments of all items, then without each group; of all items only where nothing is left out."""
+    if images.moments is not None:
+        return [Moments(*images.moments)]
     if images.groups is None:
         return [moments(images.features)]
     sums = [left_out(part) for part in _sums(images.features, images.groups)]

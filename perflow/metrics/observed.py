@@ -16,6 +16,8 @@ from perflow import artifacts
 from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.metrics import EXTRACTORS, METRICS, intervals
+from perflow.metrics.given import Given
+from perflow.metrics.standardised import Standardised
 from perflow.metrics.trial import Images, Trial
 
 TEACHER, INDEPENDENT = "teacher", "teacher-2"
@@ -150,7 +152,11 @@ def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
     with artifacts.understood(path, "an extractor"):
         taken = header.get("weights", {})  # not under its keys: a "file" of a result is one that lies beside it
         about = {"weights": {"name": taken["file"], "sha256": taken["sha256"]}} if taken else {}
+        if said := header.get("standardised"):
+            about["standardised"] = said
+            tensors, mean, scale = Standardised.split(tensors)
         network = pkgutil.resolve_name(EXTRACTORS[header["kind"]])(tensors, header["architecture"])
+        network = Standardised(network, mean, scale) if said else network
     return network, {"name": name, "sha256": artifacts.sha256_file(path)} | about
 
 
@@ -162,6 +168,17 @@ def observe_real(dataset: Path, split: str, network: Network) -> tuple[Images, d
         return real, {}
     right = {name: found == np.asarray(data[f"label_{name}"]) for name, found in real.predicted.items()}
     return real, {"accuracy": {name: float(np.mean(each)) for name, each in right.items()}}
+
+
+def reference_of(
+    dataset: Path, split: str, network: Network, known: Given | None, dimensions: int
+) -> tuple[Images, dict[str, dict[str, float]]]:
+    """As ``observe_real``, but of what is ``known`` of the real images in their place, if anything is: the images then
+    only say how well the extractor reads."""
+    if known is None:
+        return observe_real(dataset, split, network)
+    accuracy = observe_real(dataset, split, network)[1] if network.values else {}
+    return known.images(dimensions), accuracy
 
 
 def labels_wanted(drawn: Drawn, values: dict[str, list[str]]) -> dict[str, np.ndarray]:

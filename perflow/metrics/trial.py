@@ -29,6 +29,8 @@ class Images:
     """[N, n + 1, 2], of points on the plane: where each started, its states, where it ended."""
     calls: np.ndarray | None = None
     """[N] network evaluations of each sample, or None of real images."""
+    moments: tuple[np.ndarray, np.ndarray] | None = None
+    """Mean [D] and covariance [D, D] of real images that are known by nothing else; features are then [0, D]."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from perflow import artifacts
 from perflow.core.grid import dashed, spread
 from perflow.errors import PerflowError
+from perflow.metrics import called
 from perflow.models import PIPELINES
 from perflow.report import estimates, markup, ranks
 from perflow.report.study import metric_name
@@ -148,7 +149,7 @@ def card(header: Header, use: Use, numbers: Measured | None, errors: Mapping[int
     if numbers is not None and use.measured:
         sections.append(f"## Measured\n\n{use.measured} {_protocol(numbers)}\n\n{_metrics(numbers)}")
         if errors is not None:
-            sections.append(ranks.section(numbers.ranked, errors, numbers.metrics["extractor"]["name"]))
+            sections.append(ranks.section(numbers.ranked, errors, _features(numbers)))
     else:
         sections.append("## Measured\n\nNothing was measured of this.")
     sections.append(f"## Licence\n\n{_LICENCE}")
@@ -239,15 +240,20 @@ def _protocol(numbers: Measured) -> str:
     accuracy = ", ".join(f"{name} {number(value)}" for name, value in extractor.get("accuracy", {}).items())
     return (
         f"{sampling['prompts']} prompts of {_drawn(numbers)}, {sampling['per_prompt']} images"
-        f" each; features of {extractor['name']}{f' (accuracy: {accuracy})' if accuracy else ''}. Brackets:"
+        f" each; features of {_features(numbers)}{f' (accuracy: {accuracy})' if accuracy else ''}. Brackets:"
         f" {numbers.evaluation['confidence']:.0%} interval over noise and prompts, within this one training seed."
     )
+
+
+def _features(numbers: Measured) -> str:
+    extractor = numbers.metrics["extractor"]
+    return called(extractor["name"], "standardised" in extractor)
 
 
 def _metrics(numbers: Measured) -> str:
     """Metrics down, trials across."""
     trials = numbers.metrics["trials"].values()
-    extractor = numbers.metrics["extractor"]["name"]
+    extractor = _features(numbers)
     heads, rows = ["", *(estimates.trial(trial) for trial in trials)], []
     for name in estimates.measured_in(trials):
         found = (estimates.estimate(trial["metrics"].get(name)) for trial in trials)

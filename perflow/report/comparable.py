@@ -62,9 +62,9 @@ def _same(settings: dict[str, Any], value: dict[str, Any], line: dict[str, Any],
 
 
 def _kinds(settings: dict[str, Any]) -> Iterator[str]:
-    """The kind of the feature network that everything is measured with."""
+    """The kind of the feature network that everything is measured with, if its features are as it gives them."""
     used = settings.get("evaluation", {}).get("extractor")
-    if used in settings.get("extractors", {}):
+    if used in settings.get("extractors", {}) and "standardise" not in settings["extractors"][used]:
         yield settings["extractors"][used].get("kind", "classifier")
 
 

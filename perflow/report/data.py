@@ -10,7 +10,7 @@ import pandas
 
 from perflow import artifacts
 from perflow.errors import PerflowError
-from perflow.report.study import is_reference, leading, read_study
+from perflow.report.study import features, is_reference, leading, read_study
 from perflow.report.tables import TABLES
 from perflow.report.words import scale
 
@@ -36,8 +36,8 @@ class Report:
 
     @property
     def extractor(self) -> str:
-        """Name of the feature network."""
-        return self.study["extractor"]
+        """Name of the feature network, as the names of metrics say it."""
+        return features(self.study)
 
     def extractor_accuracy(self) -> float | dict[str, float] | None:
         """Accuracy of the feature network on images it has not seen: one number, or one an attribute."""

@@ -21,17 +21,20 @@ from perflow.report.words import count, listed, number, probability, signed
 Place = tuple[str, float, int]
 """Base, guidance of the teacher, most network evaluations."""
 
+_LEARNT = ("CFG-fixed", "CFG-embedded")
+"""A student that learnt its guidance, one or all of a range: one evaluation a step."""
+_STRAIGHT = "PeRFlow, learnt guidance"
+
 SIDES: dict[str, Callable[[Arm], bool]] = {
     "training-free": lambda arm: arm.kind == "base" and not arm.reference,
-    "guidance-distilled": lambda arm: arm.method == "distill" and not arm.windowed and arm.guidance_mode == "CFG-fixed",
-    "window starts only": lambda arm: arm.method == "distill" and arm.windowed and arm.guidance_mode == "CFG-fixed",
-    "PeRFlow, CFG-fixed": lambda arm: arm.method == "piecewise_reflow" and arm.guidance_mode == "CFG-fixed",
+    "guidance-distilled": lambda arm: arm.method == "distill" and not arm.windowed and arm.guidance_mode in _LEARNT,
+    "window starts only": lambda arm: arm.method == "distill" and arm.windowed and arm.guidance_mode in _LEARNT,
+    _STRAIGHT: lambda arm: arm.method == "piecewise_reflow" and arm.guidance_mode in _LEARNT,
     "PeRFlow, CFG-sync": lambda arm: (
         arm.method == "piecewise_reflow" and arm.guidance_mode == "CFG-sync" and arm.ends is None
     ),
 }
 """Where a gain may come from: each side stands for one more thing that was taught."""
-_STRAIGHT = "PeRFlow, CFG-fixed"
 _AGAINST = {
     "guidance-distilled": "guidance distillation with its best solver",
     "window starts only": "the same windows asked at their starts only",
@@ -126,7 +129,7 @@ def region(told: dict[Place, Difference], against: str) -> str:
         reading.NOISE: "within the noise at {}",
     }
     parts = [text.format(places(groups[name])) for name, text in said.items() if groups[name]]
-    return f"Held against {against}, straightening (PeRFlow, CFG-fixed) is {'; '.join(parts)}."
+    return f"Held against {against}, straightening ({_STRAIGHT}) is {'; '.join(parts)}."
 
 
 def _told(

@@ -27,6 +27,7 @@ def settings(report: Report) -> Html:
 def _rows(report: Report, chosen: dict[str, Any]) -> list[tuple[str, str]]:
     teacher, sampling, training = report.study["teacher"], chosen["sampling"], chosen["training"]
     evaluation = chosen["evaluation"]
+    by = chosen["extractors"].get(evaluation["extractor"], {}).get("standardise")
     data = (
         f"{name}: {row['source']}, points"
         if row["source"] in POINTS
@@ -44,6 +45,8 @@ def _rows(report: Report, chosen: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("samples", _samples(sampling)),
         ("features", f"{report.extractor}{_accuracy(report)}"),
+        *((("standardised by", f"images of {by}, split base"),) if by else ()),
+        *((f"real images of {name}", _real(row)) for name, row in evaluation.get("real", {}).items()),
         *((word, evaluation[kind]) for kind, word in (("clip", "CLIP"), ("lpips", "LPIPS")) if evaluation.get(kind)),
         (
             "intervals",
@@ -74,6 +77,11 @@ def _pairs(row: dict[str, Any]) -> str:
         f"{row['count']:,} window pairs, {mode}, starts: {row['starts']}, "
         f"{dashed(row['solver'])} with {count(row['steps'], 'step')}"
     )
+
+
+def _real(row: dict[str, Any]) -> str:
+    maker = f"by {row['made_by']}" if "made_by" in row else "by the network it names"
+    return f"features or statistics of {PurePath(row['features']).name}, sha256 {row['sha256'][:12]}…, {maker}"
 
 
 def _accuracy(report: Report) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from perflow import artifacts
 from perflow.core import BEST, RK45, SDE, WINDOW
+from perflow.metrics import called
 from perflow.models import SCHEDULERS
 
 METRICS = {
@@ -206,6 +207,12 @@ def leading(measured: Iterable[str]) -> str | None:
     """The metric that stands for quality: the first of :data:`METRICS` that was measured, else any."""
     found = set(measured)
     return next((name for name in METRICS if name in found), min(found, default=None))
+
+
+def features(study: dict[str, Any]) -> str:
+    """The extractor that a study measures with, as the names of metrics say it."""
+    entry = study["settings"].get("extractors", {}).get(study["extractor"], {})
+    return called(study["extractor"], "standardise" in entry)
 
 
 def metric_name(metric: str, extractor: str) -> str:

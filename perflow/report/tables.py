@@ -17,7 +17,7 @@ from perflow import artifacts, record
 from perflow.core import WINDOW
 from perflow.errors import PerflowError
 from perflow.report import reading, transfers
-from perflow.report.study import METRICS, Arm, arms, leading, metric_name, model_key, read_study
+from perflow.report.study import METRICS, Arm, arms, features, leading, metric_name, model_key, read_study
 
 TABLES = ("main", "ablation", "windows", "curves", "costs", "comparisons", "rows", "compatibility")
 SUMMARY = ("fd_teacher", "kid_teacher", "prompt_accuracy", "teacher_mse")
@@ -50,7 +50,7 @@ def collect(study_spec: str | Path, results_dir: str | Path, published: str | Pa
     elsewhere = {transfer["name"]: _measured(transfer, study, results) for transfer in study["transfers"]}
     _one_extractor(measured | elsewhere, study, results)
     methods = [_as_run(arm, measured) for arm in arms(study, results / "specs")]
-    main = [row for arm in methods for row in _main(arm, measured, study["extractor"])]
+    main = [row for arm in methods for row in _main(arm, measured, features(study))]
     orderings = artifacts.read_json(published)["orderings"]
     confidence = study["settings"].get("evaluation", {}).get("confidence", 0.95)
     tables = {

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from perflow.metrics import intervals
 from perflow.report.reading import HIGHER_IS_BETTER, NOISE, difference
-from perflow.report.study import is_reference, label, metric_name
+from perflow.report.study import features, is_reference, label, metric_name
 
 CLOSER, FARTHER = "better", "worse"
 COLUMNS = (
@@ -93,7 +93,7 @@ def _scene(
                 row["nfe"] = trial["nfe"] or ran["nfe"]  # of a solver that decides as it goes
                 row |= {"role": kind, "model": model["name"], "entry": model["entry"], "trial": trial["name"]}
                 row |= {"method": label(model, trial, False), "metric": metric}
-                row |= {"metric_name": metric_name(metric, study["extractor"])}
+                row |= {"metric_name": metric_name(metric, features(study))}
                 row |= {bound: estimate[bound] for bound in ("value", "low", "high")}
                 others = few.get((metric, trial["steps"]), []) if kind in ("delta", "own") else []
                 row |= _against(metric, estimate, others, alpha)

@@ -14,7 +14,8 @@ from perflow.config import places
 from perflow.config.rows import Evaluation
 from perflow.errors import PerflowError
 from perflow.loop import Step
-from perflow.metrics import CLIP, LPIPS, flow, intervals
+from perflow.metrics import CLIP, LPIPS, NEEDS, flow, given, intervals
+from perflow.metrics.given import Given
 from perflow.metrics.judges import Judges
 from perflow.metrics.observed import (
     INDEPENDENT,
@@ -24,7 +25,7 @@ from perflow.metrics.observed import (
     labels_wanted,
     load_extractor,
     measured,
-    observe_real,
+    reference_of,
 )
 from perflow.metrics.trial import Trial
 
@@ -33,13 +34,14 @@ _FLOW = ("straightness", "teacher_straightness", "endpoint_error")
 
 def evaluate(
     spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor: Path, out: Path,
-    clip: Path | None = None, lpips: Path | None = None,
+    clip: Path | None = None, lpips: Path | None = None, real: Path | None = None,
 ) -> Iterator[Step]:  # fmt: skip
     """Measure all trials of the manifest ``samples``; write ``out``.
 
     ``teacher`` is the manifest of the base's samples (the same file, if the model is a base): a trial is
     compared with the teacher's samples from other noise, and item by item with those from its own noise.
-    ``clip`` and ``lpips`` are the networks of those names in the row, for the one metric of each.
+    ``clip`` and ``lpips`` are the networks of those names in the row, for the one metric of each; ``real`` is the
+    file of features that the row names in place of the data set's real images.
     A metric that is undefined for a trial (no prompt has two correct samples) is left out of its numbers.
     PerflowError if a file was altered, or if the manifests do not belong together.
     """
@@ -48,17 +50,22 @@ def evaluate(
     references = _check(row, drawn, shown)
     features = out.parent.with_name(places.FEATURES.name)
     network, about = load_extractor(row.extractor, extractor)
+    known, replaced = _given(row, real), {}
+    if known is not None:
+        known = known.by(network, about, row.given.made_by)
+        replaced = {"real": {"name": known.path.name} | known.described()}
     if "weights" in about:  # one that others trained is large: every model would look at the teacher's images again
         network = Remembered(network, about["sha256"], features)
     judges = Judges.load({CLIP: (row.clip, clip), LPIPS: (row.lpips, lpips)}, features)
     wanted = labels_wanted(drawn, network.values)
     classes = getattr(network, "classify", None)
     groups = intervals.deal(drawn.units, row.groups)
-    real, accuracy = observe_real(dataset, row.split, network)
     teachers = {
         teacher: {stream: shown.observe(name, network, groups) for stream, name in streams.items()}
         for teacher, streams in references.items()
     }
+    dimensions = next(iter(next(iter(teachers.values())).values())).features.shape[1]
+    reference, accuracy = reference_of(dataset, row.split, network, known, dimensions)
 
     trials: dict[str, Any] = {}
     for name, entry in drawn.trials.items():
@@ -66,7 +73,7 @@ def evaluate(
         same, other = (streams[stream] for stream in sorted(streams, key=lambda s: s != entry["stream"]))
         samples_seen = drawn.observe(name, network, groups)
         judged = judges.judged(drawn, drawn.pixels(name)) if judges.networks else {}
-        trial = Trial(samples_seen, same, other, real, wanted, classes, **judged)
+        trial = Trial(samples_seen, same, other, reference, wanted, classes, **judged)
         trials[name] = {key: entry[key] for key in ("solver", "steps", "nfe", "guidance")}
         trials[name] |= {"searched": entry["searched"]} if "searched" in entry else {}
         trials[name]["metrics"] = measured(trial, row.metrics, row.confidence)
@@ -76,7 +83,22 @@ def evaluate(
         measured_flow = _flow(drawn, row)
     found = {"spec": spec.hash, "model": row.model, "extractor": about | accuracy, "trials": trials}
     beside = {"networks": judges.about} if judges.about else {}
-    artifacts.write_json(out, found | beside | {"flow": measured_flow})
+    artifacts.write_json(out, found | beside | replaced | {"flow": measured_flow})
+
+
+def _given(row: Evaluation, path: Path | None) -> Given | None:
+    """The features that stand for real images, if the row names any; PerflowError if the file is another, or if a
+    metric asks for more than it holds."""
+    if (row.given is None) != (path is None):
+        said = "none was given" if path is None else f"the row names none, and {path} was given"
+        raise PerflowError(f"--real: goes with a row that names features of real images; {said}")
+    if row.given is None or path is None:
+        return None
+    found = given.read(path, row.given.sha256)
+    asking = [metric for metric in row.metrics if "each_real" in NEEDS.get(metric, ())]
+    if found.moments and asking:
+        raise PerflowError(f"{path}: holds a mean and a covariance; {asking[0]} needs the features of each image")
+    return found
 
 
 def _check(row: Evaluation, drawn: Drawn, shown: Drawn) -> dict[float | None, dict[int, str]]:

@@ -21,19 +21,24 @@ from perflow.errors import PerflowError
 from perflow.loop import Loop, Step
 from perflow.metrics import CLASSIFIER, COORDINATES, EXTRACTORS, FOLDERS, READERS
 from perflow.metrics.features import Extractor, to_input
+from perflow.metrics.standardised import Standardised
 
+_RULER = "base"
+"""The split whose images standardise: others than those that are measured."""
 _TURN = 0.3  # largest off-diagonal entry of the random linear map
 _STRETCH = 0.2
 _SHIFT = 0.15  # of half the image's side
 
 
-def extractor(spec: Spec, source: Path, out: Path, state: Path, device: str = "cpu") -> Iterator[Step]:
+def extractor(
+    spec: Spec, source: Path, out: Path, state: Path, device: str = "cpu", dataset: Path | None = None
+) -> Iterator[Step]:
     """Write ``out``, and ``curve.jsonl`` beside it.
 
     A classifier is trained on the split "extractor" of the manifest ``source``; the header of ``out`` holds its
     architecture. How well it reads is measured by ``evaluate``, on images of another split. Coordinates of points
     need nothing. Of any other kind ``source`` is the file of the weights (of a folder, the one that stands for it), and
-    the curve is empty.
+    the curve is empty; ``dataset`` is the manifest of the images by which the row standardises, if it does.
     PerflowError if that file is not the one the row names, or holds another network.
     """
     row = rows.Extractor.model_validate(spec.row)
@@ -45,11 +50,13 @@ def extractor(spec: Spec, source: Path, out: Path, state: Path, device: str = "c
     elif row.kind == CLASSIFIER:
         yield from _train(spec, row, source, out, state, device)
     else:
-        _take_in(spec, row, source, out)
+        _take_in(spec, row, source, out, dataset)
         yield Step("extractor", 1, 1)
 
 
-def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path) -> None:
+def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path, dataset: Path | None) -> None:
+    if (row.standardise is None) != (dataset is None):
+        raise PerflowError(f"--dataset: goes with a row that standardises by one; got {dataset} and {row.standardise}")
     _, hashed = FOLDERS.get(row.kind, (None, None))
     found = pkgutil.resolve_name(hashed)(weights) if hashed else artifacts.sha256_file(weights)
     if found != row.sha256:
@@ -60,9 +67,14 @@ def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path) -> None:
         network = pkgutil.resolve_name(EXTRACTORS[row.kind])(tensors, {})
     except PerflowError as error:
         raise PerflowError(f"{weights}: {error}") from None
-    header = _header(spec, row, network) | {
-        "weights": {"file": (weights.parent if hashed else weights).name, "sha256": found}
-    }
+    said = {"weights": {"file": (weights.parent if hashed else weights).name, "sha256": found}}
+    if dataset is not None:
+        images = store.images(store.load(dataset, _RULER))
+        network = Standardised.by(network, images)
+        constant = int((network.scale == 0).sum())
+        said["standardised"] = {"dataset": row.standardise, "split": _RULER, "spec": store.manifest(dataset)["spec"],
+                                "count": len(images), "constant": constant}  # fmt: skip
+    header = _header(spec, row, network) | said
     artifacts.write_jsonl(out.with_name("curve.jsonl"), [])
     artifacts.write_tensors(out, network.state_dict(), header)
 

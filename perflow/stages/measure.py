@@ -1,24 +1,28 @@
-"""measure: any folder or zip of images under a study's protocol."""
+"""measure: any folder or zip of images, or their features, under a study's protocol."""
 
 from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from perflow import artifacts
+from perflow.config import rooted
 from perflow.config.rows import Evaluation
 from perflow.datasets import store
 from perflow.errors import PerflowError
-from perflow.metrics import CLIP, LPIPS, NEEDS, intervals
+from perflow.metrics import CLIP, LPIPS, NEEDS, given, intervals
+from perflow.metrics.given import SUFFIXES, Given
 from perflow.metrics.judges import Judges
-from perflow.metrics.observed import INDEPENDENT, Drawn, labels_wanted, load_extractor, measured, observe_real
+from perflow.metrics.observed import INDEPENDENT, Drawn, labels_wanted, load_extractor, measured, reference_of
 from perflow.metrics.trial import Images, Trial
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _LEAST = 2
 """Images in a group that the jackknife leaves out."""
 
@@ -33,11 +37,32 @@ def teachers(samples: Path, base: str) -> Drawn:
     return shown
 
 
+@dataclass(frozen=True, eq=False)
+class _Pictures:
+    """Images of a folder or zip, decoded."""
+
+    sha256: str
+    pixels: np.ndarray
+    """uint8 [N, H, W, 3]."""
+
+    @property
+    def count(self) -> int:
+        return len(self.pixels)
+
+    def described(self) -> dict[str, Any]:
+        """As results name it."""
+        return {"sha256": self.sha256, "count": self.count}
+
+
 def measure(
     images: Path, row: Evaluation, teacher: Path, dataset: Path, extractor: Path, same_prompts: bool,
-    clip: Path | None = None, lpips: Path | None = None,
+    clip: Path | None = None, lpips: Path | None = None, real: Path | None = None, made_by: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The metrics of ``row`` for the images in a folder or zip, against the samples of the manifest ``teacher``.
+
+    In place of images there may be a file of their features (``perflow.metrics.given``), and ``real`` is one in place
+    of the study's real images, or of their statistics; ``made_by`` names the extractor that made them, where they do
+    not say it. What needs images, or each real image, is left out then, with the reason.
 
     The teacher's samples are those of the trial that stands for other noise. With ``same_prompts`` the images, in
     the order of their names (2 before 10), are of the manifest's prompts, as many of each as there: a trial of the
@@ -46,55 +71,105 @@ def measure(
     PerflowError if there are too few images, or one is unreadable or not of the teacher's size.
     """
     shown = teachers(teacher, row.base)
-    given = _read(images)
-    pixels = np.stack(_decoded(images, given, shown))
+    source = _source(images, shown)
     groups = intervals.deal(shown.prompts, row.groups)
     count = int(groups.max()) + 1
-    if len(pixels) < _LEAST * count:
+    if source.count < _LEAST * count:
         raise PerflowError(
-            f"{images}: {len(pixels)} images; intervals from {count} groups need {_LEAST * count} or more"
+            f"{images}: {source.count} images; intervals from {count} groups need {_LEAST * count} or more"
         )
-    if same_prompts and len(pixels) != len(shown.prompts):
+    if same_prompts and source.count != len(shown.prompts):
         prompts, per_prompt = len(shown.content["prompts"]), shown.content["per_prompt"]
         raise PerflowError(
-            f"{images}: {len(pixels)} images; --same-prompts needs {len(shown.prompts)}, {per_prompt} of each of the"
+            f"{images}: {source.count} images; --same-prompts needs {len(shown.prompts)}, {per_prompt} of each of the"
             f" {prompts} prompts of {teacher}"
         )
+    known, word = _known(row, real, made_by)
+    if made_by is not None and real is None and not isinstance(source, Given):
+        raise PerflowError(f"--made-by {made_by}: is for files of features; there is none")
 
     network, about = load_extractor(row.extractor, extractor)
+    if isinstance(source, Given):
+        source = source.by(network, about, made_by)
+    described = {"images": {"path": str(images)} | source.described()}
+    if known is not None:
+        known = known.by(network, about, word)
+        described["real"] = {"path": str(known.path)} | known.described()
+    else:
+        file = store.split_files(dataset, row.split)[0]
+        described["real"] = {"path": str(file), "sha256": artifacts.sha256_file(file)}
     wanted = labels_wanted(shown, network.values) if same_prompts else {}
     judges = Judges.load({CLIP: (row.clip, clip), LPIPS: (row.lpips, lpips)})
     there = dict.fromkeys(_WORDS, False) | {
         "prompts": same_prompts, "attributes": bool(network.values), "classes": True,
+        "each_real": known is None or known.moments is None,
         CLIP: CLIP in judges.networks, LPIPS: LPIPS in judges.networks,
     }  # fmt: skip
-    left_out = {
-        metric: f"needs {_WORDS[absent[0]]}"
-        for metric in row.metrics
-        if (absent := [need for need in NEEDS.get(metric, ()) if not there[need]])
-    }
-    dealt = {"prompts": shown.prompts, "groups": groups} if same_prompts else {"groups": np.arange(len(pixels)) % count}
-    samples = Images(*network.observe(pixels), **dealt)
+    # Features alone do not say what an image shows, nor, to an extractor that would read it, whether that is right.
+    hidden = {"attributes", CLIP, LPIPS} | ({"prompts"} if network.values else set())
+    left_out = _left_out(row.metrics, there, hidden if isinstance(source, Given) else set())
+    dealt = {"groups": np.arange(source.count) % count}
+    if same_prompts:
+        dealt = {"prompts": shown.prompts, "groups": groups}
     other = shown.observe(INDEPENDENT, network, groups)
-    reference = store.split_files(dataset, row.split)[0]
-    real, accuracy = observe_real(dataset, row.split, network)
+    dimensions = other.features.shape[1]
+    judged = {}
+    if isinstance(source, Given):
+        samples = source.images(dimensions, **dealt)
+    else:
+        samples = Images(*network.observe(source.pixels), **dealt)
+        judged = judges.judged(shown, source.pixels) if same_prompts else {}
+    reference, accuracy = reference_of(dataset, row.split, network, known, dimensions)
+    described["real"] |= {"count": known.count if known else len(reference.features)}
     metrics = [metric for metric in row.metrics if metric not in left_out]
-    judged = judges.judged(shown, pixels) if same_prompts else {}
-    trial = Trial(samples, other, other, real, wanted, getattr(network, "classify", None), **judged)
+    trial = Trial(samples, other, other, reference, wanted, getattr(network, "classify", None), **judged)
     found = measured(trial, metrics, row.confidence)
     left_out |= {metric: "undefined for these images" for metric in metrics if metric not in found}
     entry = shown.trials[INDEPENDENT]["images"]
-    return {
-        "images": _described(images, _hash(given), samples),
-        "teacher": _described(teacher.parent / entry["file"], entry["sha256"], other),
-        "real": _described(reference, artifacts.sha256_file(reference), real),
-        "extractor": about | accuracy, "confidence": row.confidence, "groups": count,
+    own = {"path": str(teacher.parent / entry["file"]), "sha256": entry["sha256"], "count": len(other.features)}
+    return described | {
+        "teacher": own, "extractor": about | accuracy, "confidence": row.confidence, "groups": count,
         **({"networks": judges.about} if judged else {}),
         "groups_of": "prompts" if same_prompts else "images", "metrics": found, "left_out": left_out,
     }  # fmt: skip
 
 
+def _source(images: Path, shown: Drawn) -> _Pictures | Given:
+    """What is measured: images, or a file of features of them."""
+    if images.suffix in SUFFIXES and not images.is_dir():
+        found = given.read(images)
+        if found.moments:
+            raise PerflowError(
+                f"{images}: holds a mean and a covariance, of which no interval can be made; give the features"
+            )
+        return found
+    files = _read(images)
+    return _Pictures(_hash(files), np.stack(_decoded(images, files, shown)))
+
+
+def _known(row: Evaluation, real: Path | None, made_by: str | None) -> tuple[Given | None, str | None]:
+    """What stands for the real images, ``real`` or what the study names, and who is said to have made it."""
+    if real is not None:
+        return given.read(real), made_by
+    if row.given is not None:
+        return given.read(rooted(Path(), row.given.features), row.given.sha256), row.given.made_by
+    return None, None
+
+
+def _left_out(metrics: Sequence[str], there: Mapping[str, bool], hidden: set[str]) -> dict[str, str]:
+    """Metric -> why it cannot be told, where something it needs is not ``there``, or ``hidden`` in features."""
+    found = {}
+    for metric in metrics:
+        needs = NEEDS.get(metric, ())
+        if hidden.intersection(needs):
+            found[metric] = "needs images, not their features alone"
+        elif absent := [need for need in needs if not there[need]]:
+            found[metric] = f"needs {_WORDS[absent[0]]}"
+    return found
+
+
 _WORDS = {
+    "each_real": "the features of each real image, not a mean and a covariance",
     "prompts": "to know each image's prompt (--same-prompts)",
     "attributes": "an extractor that reads the prompts' attributes",
     "latents": "latents from the teacher's noise",
@@ -105,10 +180,6 @@ _WORDS = {
 }
 
 
-def _described(path: Path, sha256: str, images: Images) -> dict[str, Any]:
-    return {"path": str(path), "sha256": sha256, "count": len(images.features)}
-
-
 def _read(path: Path) -> dict[str, bytes]:
     """Image files by name, as a person would number them; PerflowError if there are none."""
     if path.is_dir():
@@ -117,9 +188,9 @@ def _read(path: Path) -> dict[str, bytes]:
         found = artifacts.read_archive(path)
     else:
         raise PerflowError(f"{path}: {'neither a folder nor a zip' if path.exists() else 'no such folder or zip'}")
-    names = [name for name in found if name.lower().endswith(SUFFIXES) and not _hidden(name)]
+    names = [name for name in found if name.lower().endswith(PICTURES) and not _hidden(name)]
     if not names:
-        raise PerflowError(f"{path}: no images; known are {', '.join(SUFFIXES)}")
+        raise PerflowError(f"{path}: no images; known are {', '.join(PICTURES)}")
     chosen = {name: found[name] for name in sorted(names, key=_natural)}
     try:
         return {name: data.read_bytes() if isinstance(data, Path) else data for name, data in chosen.items()}

@@ -54,12 +54,13 @@ class Home:
         content = json.loads(self.samples(which).read_text())
         artifacts.write_json(self.samples(which), content | changes)
 
-    def run(self, model: str = "student", metrics: tuple[str, ...] = tuple(METRICS), out: str = "out.json"):
-        row = {"model": model, "base": "base", "dataset": "d", "extractor": "x", "metrics": list(metrics)}
+    def run(self, model: str = "student", metrics: tuple[str, ...] = tuple(METRICS), out: str = "out.json", **given):
+        real = {"real": {"d": given["row"]}} if "row" in given else {}
+        row = {"model": model, "base": "base", "dataset": "d", "extractor": "x", "metrics": list(metrics)} | real
         spec = Spec("evaluations", model, 0, row | {"groups": GROUPS, "confidence": 0.9}, "hash")
         Evaluation.model_validate(spec.row)
         paths = self.samples(model), self.samples("base"), self.dataset, self.extractor, self.root / out
-        self.steps = list(evaluate(spec, *paths))
+        self.steps = list(evaluate(spec, *paths, real=given.get("file")))
         return json.loads((self.root / out).read_text())
 
     def observed(self, model: str, trial: str):
@@ -331,3 +332,48 @@ def test_an_attribute_the_extractor_does_not_know_is_refused(home):
         home.change(model, prompts=content["prompts"])
     with pytest.raises(PerflowError, match="'purple', which the extractor does not know; it knows red, green"):
         home.run()
+
+
+def real_features(home: Home, **arrays: np.ndarray) -> dict:
+    """What ``Home.run`` takes in place of the real images: their features, or what is made of them."""
+    tensors, header = artifacts.read_tensors(home.extractor)
+    features, _ = restore(tensors, header["architecture"]).observe(store.images(store.load(home.dataset, "reference")))
+    path = home.root / "real.npz"
+    np.savez(path, **(arrays or {"features": features}))
+    return {"file": path, "row": {"features": "real.npz", "sha256": sha256_file(path), "made_by": "x"}}
+
+
+def test_features_of_the_real_images_give_the_numbers_that_the_images_give(home):
+    """Bit for bit; from their mean and covariance to rounding, of fewer images than features."""
+    whole = home.run()
+    given = real_features(home)
+    found = home.run(**given)
+    assert found["trials"] == whole["trials"]
+    assert found["extractor"] == whole["extractor"]
+    sha256 = given["row"]["sha256"]
+    named = {"name": "real.npz", "sha256": sha256, "made_by": "x", "said_by": "the user"}
+    assert (found["real"], "real" in whole) == (named | {"count": 50}, False)
+    features = np.load(given["file"])["features"]
+    known = real_features(home, mu=features.mean(0), sigma=np.cov(features, rowvar=False))
+    found = home.run(metrics=("fd_real", "fd_teacher"), **known)
+    assert found["real"] == named | {"count": None, "sha256": known["row"]["sha256"]}
+    for trial, content in found["trials"].items():
+        wanted = whole["trials"][trial]["metrics"]["fd_real"]
+        assert content["metrics"]["fd_real"]["value"] == pytest.approx(wanted["value"], rel=1e-6)
+        np.testing.assert_allclose(content["metrics"]["fd_real"]["replicates"], wanted["replicates"], rtol=1e-6)
+    with pytest.raises(PerflowError, match="real.npz: holds a mean and a covariance; kid_real needs the features"):
+        home.run(metrics=("kid_real",), **known)
+
+
+def test_features_of_real_images_go_with_the_row_that_names_them(home):
+    given = real_features(home)
+    with pytest.raises(PerflowError, match="--real: goes with a row that names features of real images; none was"):
+        home.run(row=given["row"])
+    with pytest.raises(PerflowError, match="--real: goes with .*; the row names none, and .*real.npz was given"):
+        home.run(file=given["file"])
+    with pytest.raises(PerflowError, match="real.npz: has sha256 .*; the study asks for 0000"):
+        home.run(file=given["file"], row=given["row"] | {"sha256": "0" * 64})
+    with pytest.raises(PerflowError, match="does not say which network made it; if 'x' did, say so"):
+        home.run(file=given["file"], row={key: given["row"][key] for key in ("features", "sha256")})
+    with pytest.raises(PerflowError, match="features have 3 dimensions; the extractor's have 64"):
+        home.run(**real_features(home, features=np.ones((9, 3))))

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from perflow import artifacts
 from perflow.cli import main
 from perflow.config.rows import Evaluation
+from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.metrics import NEEDS
+from perflow.metrics.features import restore
 from perflow.stages.measure import _WORDS, measure
 from tests.stages.test_evaluate import GROUPS, ITEMS, METRICS, Home, build
 
@@ -138,6 +141,77 @@ def test_mistakes_are_one_line(made, tmp_path):
         measure(folder, row, made.samples("student"), made.dataset, made.extractor, False)
 
 
+def file_of(path: Path, **arrays) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def test_features_of_images_get_the_numbers_that_the_images_get(made, tmp_path):
+    """Bit for bit; what one would have to look at images for is left out, in a line each."""
+    archive = made.samples("student").with_name("window-4.zip")
+    whole = run(made, archive)
+    features, _ = made.observed("student", "window-4")
+    sha256 = artifacts.sha256_file(made.extractor)
+    path = file_of(tmp_path / "mine.npz", features=features, extractor=sha256)
+    found = run(made, path)
+    assert found["images"] == {
+        "path": str(path), "sha256": artifacts.sha256_file(path), "count": ITEMS, "made_by": "x", "said_by": "the file",
+    }  # fmt: skip
+    assert found["metrics"] == whole["metrics"]
+    assert found["teacher"] == whole["teacher"]
+    kept = tmp_path / "mine.safetensors"
+    artifacts.write_tensors(kept, {"features": torch.from_numpy(features)}, {"extractor": sha256})
+    assert run(made, kept)["metrics"] == whole["metrics"]
+    told = run(made, path, same_prompts=True)
+    same = run(made, archive, same_prompts=True)["metrics"]
+    hidden = {"diversity", "vendi", "prompt_accuracy"}
+    assert told["metrics"] == {name: one for name, one in same.items() if name not in hidden}
+    looking = "needs images, not their features alone"
+    assert {name for name, why in told["left_out"].items() if why == looking} == hidden
+
+
+def test_features_or_statistics_stand_for_the_real_images(made, tmp_path):
+    archive = made.samples("student").with_name("window-4.zip")
+    whole = run(made, archive)
+    tensors, header = artifacts.read_tensors(made.extractor)
+    features, _ = restore(tensors, header["architecture"]).observe(store.images(store.load(made.dataset, "reference")))
+    path = file_of(tmp_path / "real.npz", feats=features)
+    row = Evaluation.model_validate(ROW | {"confidence": 0.9})
+    given = (archive, row, made.samples("base"), made.dataset, made.extractor, False)
+    found = measure(*given, real=path, made_by="x")
+    assert (found["metrics"], found["extractor"]) == (whole["metrics"], whole["extractor"])
+    assert found["real"] == {
+        "path": str(path), "sha256": artifacts.sha256_file(path), "count": 50, "made_by": "x", "said_by": "the user",
+    }  # fmt: skip
+    known = file_of(tmp_path / "known.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))
+    found = measure(*given, real=known, made_by="x")
+    assert found["metrics"]["fd_real"]["value"] == pytest.approx(whole["metrics"]["fd_real"]["value"], rel=1e-6)
+    assert found["left_out"]["kid_real"] == "needs the features of each real image, not a mean and a covariance"
+    assert found["metrics"].keys() == whole["metrics"].keys() - {"kid_real", "energy_real"}
+    assert found["real"]["count"] is None
+    own = {"d": {"features": str(path), "sha256": artifacts.sha256_file(path), "made_by": "x"}}
+    assert run(made, archive, real=own)["metrics"] == whole["metrics"]
+
+
+def test_mistakes_with_features_are_one_line(made, tmp_path):
+    features, _ = made.observed("student", "window-4")
+    silent = file_of(tmp_path / "silent.npz", features=features)
+    few = file_of(tmp_path / "few.npz", features=features[:3], extractor=artifacts.sha256_file(made.extractor))
+    wide = file_of(tmp_path / "wide.npz", features=np.ones((40, 9)), extractor=artifacts.sha256_file(made.extractor))
+    for path, says in (
+        (silent, "silent.npz: does not say which network made it; if 'x' did, say so"),
+        (few, "few.npz: 3 images; intervals from 4 groups need 8 or more"),
+        (wide, "wide.npz: features have 9 dimensions; the extractor's have 64"),
+        (file_of(tmp_path / "mu.npz", mu=np.ones(64), sigma=np.eye(64)), "mu.npz: holds a mean and a covariance, of"),
+        (tmp_path / "gone.npz", "gone.npz: no such file of features"),
+    ):
+        with pytest.raises(PerflowError, match=says):
+            run(made, path)
+    row, archive = Evaluation.model_validate(ROW), made.samples("student").with_name("window-4.zip")
+    with pytest.raises(PerflowError, match="--made-by x: is for files of features; there is none"):
+        measure(archive, row, made.samples("base"), made.dataset, made.extractor, False, made_by="x")
+
+
 @pytest.fixture
 def study(made, tmp_path) -> Path:
     """The files where a study has them; returns the base's samples manifest."""
@@ -168,6 +242,18 @@ def test_the_verb_finds_the_study_around_the_samples_and_prints_a_table(study, m
     assert "intervals: jackknife over 4 groups of prompts" in lines
     assert "left out: relative latent MSE" in result.output
     assert "FID" not in result.output
+
+
+def test_the_verb_takes_features_and_says_on_whose_word(study, made, tmp_path):
+    features, _ = made.observed("student", "window-4")
+    path = file_of(tmp_path / "mine.npz", features=features)
+    given = ["measure", str(path), "--against", str(study), "--real", str(path), "--made-by", "x"]
+    result = CliRunner().invoke(main, given, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    lines = {line.split("  ")[0]: line for line in result.output.splitlines()}
+    assert "36 images by x, says the user" in lines["images"]
+    assert "36 images by x, says the user" in lines["real"]
+    assert "left out: prompt accuracy (x): needs images, not their features alone" in result.output
 
 
 def test_the_verb_names_the_spec_it_misses(study):

@@ -166,6 +166,12 @@ def source_of_extractor(wildcards):
     return manifest_of(row.dataset, "extractor") if row.dataset else str(perflow_config.weights(row, HERE))
 
 
+def ruler_of_extractor(wildcards):
+    """Manifest of the images by which a network's features are standardised, if they are."""
+    name = STUDY.extractors[wildcards.extractor].standardise
+    return manifest_of(name, "base") if name else []
+
+
 def base_of_latents(wildcards):
     """Handle of the base whose autoencoder and text model make latents."""
     return handle(STUDY.latents[wildcards.latents].base)
@@ -337,6 +343,12 @@ def clip_of(wildcards):
 def lpips_of(wildcards):
     """The LPIPS that tells a prompt's images apart, if one does."""
     return network(STUDY.evaluations[wildcards.model].lpips)
+
+
+def real_of(wildcards):
+    """The user's file of features that stands for the real images, if one does."""
+    real = STUDY.evaluations[wildcards.model].given
+    return str(perflow_config.rooted(HERE, real.features)) if real else []
 
 
 def network(name):

@@ -8,6 +8,7 @@ rule evaluate:
         extractor=extractor_of,
         clip=clip_of,
         lpips=lpips_of,
+        real=real_of,
     output:
         metrics="results/metrics/{model}.json",
         cost="results/metrics/{model}.cost.json",
@@ -18,7 +19,7 @@ rule evaluate:
         mem_mb=4000,
         runtime=60,
     params:
-        more=given("clip", "lpips"),
+        more=given("clip", "lpips", "real"),
     shell:
         "perflow evaluate --spec {input.spec:q} --samples {input.samples:q} --teacher {input.teacher:q}"
         " --dataset {input.dataset:q} --extractor {input.extractor:q} {params.more:q} --out {output.metrics:q} --log {log:q}"

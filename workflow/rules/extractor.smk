@@ -3,6 +3,7 @@ rule extractor:
     input:
         spec="results/specs/extractors/{extractor}.json",
         source=source_of_extractor,
+        dataset=ruler_of_extractor,
     output:
         weights="results/extractors/{extractor}/extractor.safetensors",
         curve="results/extractors/{extractor}/curve.jsonl",
@@ -14,6 +15,8 @@ rule extractor:
         gpu=GPU,
         mem_mb=4000,
         runtime=60,
+    params:
+        more=given("dataset"),
     shell:
-        "perflow extractor --spec {input.spec:q} --source {input.source:q}"
+        "perflow extractor --spec {input.spec:q} --source {input.source:q} {params.more:q}"
         " --out {output.weights:q} --log {log:q}"

@@ -58,7 +58,7 @@ from perflow.config.rows.learning import (
     Trial,
     TrialRecipe,
 )
-from perflow.config.rows.measuring import Evaluation, EvaluationRecipe, SettingRecipe, Transfer
+from perflow.config.rows.measuring import Evaluation, EvaluationRecipe, RealFeatures, SettingRecipe, Transfer
 from perflow.config.rows.params import Params
 from perflow.config.rows.row import (
     Count,
@@ -124,6 +124,7 @@ __all__ = [
     "Pretrained",
     "PromptList",
     "Prompts",
+    "RealFeatures",
     "Released",
     "Row",
     "Samples",

@@ -8,11 +8,14 @@ from pydantic import Field, model_validator
 
 from perflow.config.rows.bases import UNPINNED
 from perflow.config.rows.row import Name, Optim, Row
+from perflow.metrics import STANDARDISABLE
 
 
 class Extractor(Row):
     """A feature network: a small classifier of a data set's attributes, or one that others trained; or, for points,
     their coordinates."""
+
+    optional = ("standardise",)
 
     kind: str = "classifier"
     dataset: Name | None = None
@@ -22,6 +25,8 @@ class Extractor(Row):
     """Of any other kind: the file of its weights, of a CLIP the folder; a relative path starts at the repository."""
     sha256: Annotated[str, Field(pattern=f"^([0-9a-f]{{64}}|{UNPINNED})$")] | None = None
     """Of that file; ``unpinned`` until somebody chooses one."""
+    standardise: Name | None = None
+    """The data set by whose images (of its split ``base``) features are standardised; None: features as they are."""
 
     @model_validator(mode="after")
     def _complete(self) -> Extractor:
@@ -35,5 +40,9 @@ class Extractor(Row):
             raise ValueError(
                 f"an extractor of kind {self.kind} has {' and '.join(needed)}, and no {' or '.join(other)};"
                 f" got {', '.join(sorted(self.model_fields_set)) or 'nothing'}"
+            )
+        if self.standardise is not None and self.kind not in STANDARDISABLE:
+            raise ValueError(
+                f"standardise is for {' and '.join(STANDARDISABLE)}; an extractor of kind {self.kind} has its own way"
             )
         return self

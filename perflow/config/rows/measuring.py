@@ -12,10 +12,22 @@ from perflow.config.rows.row import MOST, Count, Label, Name, Row, check_once
 from perflow.metrics import CLIP, LPIPS
 
 
+class RealFeatures(Row):
+    """Features of real images that somebody has already, or their statistics: a file in place of the images."""
+
+    optional = ("made_by",)
+
+    features: str
+    """A .npz or .safetensors file (``perflow.metrics.given``); a relative path starts at the repository."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    made_by: Name | None = None
+    """The extractor that made it; None: the file says so itself."""
+
+
 class EvaluationRecipe(Row):
     """Which numbers are computed from the samples."""
 
-    optional = (CLIP, LPIPS)
+    optional = (CLIP, LPIPS, "real")
 
     extractor: Name
     clip: Name | None = None
@@ -23,6 +35,8 @@ class EvaluationRecipe(Row):
     lpips: Name | None = None
     """An entry of ``extractors`` of this kind, for ``lpips_diversity``."""
     metrics: Annotated[list[str], Field(min_length=1)]
+    real: dict[Name, RealFeatures] = {}
+    """Data set -> features of its real images, in place of those of its ``split``."""
     split: Literal["reference"] = "reference"
     groups: Annotated[int, Field(ge=4, le=MOST)] = 20
     """Groups of prompts left out in turn by the jackknife."""
@@ -36,6 +50,17 @@ class Evaluation(EvaluationRecipe):
     base: Name
     """Whose samples hold the teacher's."""
     dataset: Name
+
+    @classmethod
+    def of(cls, recipe: EvaluationRecipe, model: str, base: str, dataset: str) -> Evaluation:
+        """By a study's recipe; of its features of real images only those of ``dataset``."""
+        real = {dataset: recipe.real[dataset]} if dataset in recipe.real else {}
+        return cls(**recipe.model_copy(update={"real": real}).model_dump(), model=model, base=base, dataset=dataset)
+
+    @property
+    def given(self) -> RealFeatures | None:
+        """Features in place of the real images, if there are any."""
+        return self.real.get(self.dataset)
 
 
 class SettingRecipe(Row):
