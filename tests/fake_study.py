@@ -176,6 +176,7 @@ def write(home: Path, content: dict[str, Any] | None = None, distance: Distance 
     for row in content["transfers"]:
         own = next(model for model in content["models"] if model["name"] == row["model"])
         _metrics(results, own | row | {"windowed": False}, content, distance)
+        _samples(results, row)
     return results / "specs" / "study.json"
 
 
@@ -275,7 +276,7 @@ def _png(pixels: numpy.ndarray) -> bytes:
 
 
 def _samples(results: Path, model: dict[str, Any]) -> None:
-    folder = results / "samples" / model["name"]
+    folder = results / ("transfers" if "setting" in model else "samples") / model["name"]
     trials = {}
     for trial in model["trials"]:
         rng = _noise("images", trial["stream"])

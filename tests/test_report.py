@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from perflow import artifacts, config, report, tracking
+from perflow import artifacts, config, images, report, tracking
 from perflow.config import summary as study_summary
 from perflow.errors import PerflowError
 from perflow.metrics import intervals
@@ -532,6 +532,36 @@ def test_a_column_of_a_gallery_is_one_item(data: report.Report) -> None:
         for own, first in zip(row, pictures[0], strict=True):
             assert numpy.array_equal(own[2:], first[2:])  # the fixture marks the trial in the first two lines
     assert not numpy.array_equal(pictures[0][0][2:], pictures[0][1][2:])
+
+
+def test_what_a_pipeline_is_shown_stands_above_its_samples_item_by_item(tmp_path: Path, published: Path) -> None:
+    content = fake_study.study()
+    content["transfers"] = [
+        fake_study.in_setting(content, "painted", name, task="inpaint", reference="painted-digits.digits")
+        for name in ("digits", "digits-perflow-sdxl-k4-s0")
+    ]
+    fake_study.write(tmp_path, content)
+    folder = tmp_path / "results/transfers/painted-digits.digits"
+    seen = [numpy.full((8, 8, 3), 40 * i, numpy.uint8) for i in range(len(fake_study.PROMPTS))]
+    artifacts.write_archive(folder / "shown.zip", {f"{i:05d}.png": images.png(each) for i, each in enumerate(seen)})
+    entry = {"file": "shown.zip", "sha256": artifacts.sha256_file(folder / "shown.zip")}
+    artifacts.write_json(folder / "manifest.json", artifacts.read_json(folder / "manifest.json") | {"shown": entry})
+    collect(tmp_path, published)
+    data = report.load(tmp_path / "results/specs/study.json", tmp_path / "results", published)
+    drawn = galleries.elsewhere(data, "painted", "digits", 4)
+    assert [text.get_text() for text in drawn.texts][0] == "What the pipeline keeps\ngrey: to be painted"
+    captions = [text.get_text().replace("\n", " ") for text in drawn.texts[-len(seen) :]]
+    assert captions == [prompt["text"] for prompt in fake_study.PROMPTS]
+    mosaic = drawn.axes[0].images[0].get_array()
+    cell = 8 * 12  # eight pixels, enlarged to the width of a place
+    for i, each in enumerate(seen):
+        column = mosaic[:cell, i * (cell + 8) :][:, :cell]
+        assert (column == each[0, 0]).all()
+    below = mosaic[cell + 8 :][:cell, :cell]
+    assert not (below == below[0, 0]).all()  # the teacher's samples
+    (folder / "shown.zip").write_bytes(b"")
+    with pytest.raises(PerflowError, match=r"shown\.zip"):
+        galleries.elsewhere(data, "painted", "digits", 4)
 
 
 def test_large_images_are_made_smaller(tmp_path: Path) -> None:

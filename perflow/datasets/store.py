@@ -95,7 +95,10 @@ def items(dataset: datasets.Dataset, chosen: range | None = None) -> np.ndarray:
 
 
 def images(dataset: datasets.Dataset, chosen: range | None = None) -> np.ndarray:
-    """The images of a split, all or those ``chosen``, uint8 [N, H, W, 3]; PerflowError if one is broken."""
+    """The images of a split, all or those ``chosen``, uint8 [N, H, W, 3]; PerflowError if one is broken.
+
+    ``dataset`` is a whole split: rows that its ``select`` left out are read all the same.
+    """
     try:
         return np.stack([decode(cell["bytes"]) for cell in _cells(dataset, "image", chosen)])
     except (OSError, SyntaxError, EOFError, LookupError, TypeError, ValueError) as error:

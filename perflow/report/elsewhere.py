@@ -41,7 +41,10 @@ def compatibility(report: Report) -> Html:
             )
             parts.append(figure(figures.travel(own, metric, steps, report.extractor), caption))
         base = galleries.shown_base(own)
-        caption = f"On {base}, {count(steps, 'step')}; a column has the same noise, prompt and picture in all rows."
+        caption = (
+            f"On {base}, {count(steps, 'step')}; a column has the same noise and prompt in all rows, and the same"
+            " picture where the pipeline is shown one: that of the first row."
+        )
         parts.append(figure(galleries.elsewhere(report, setting, base, steps), caption, vector=False))
         parts.append(_table(own))
     return Html("".join(parts))

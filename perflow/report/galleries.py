@@ -28,6 +28,12 @@ _DPI = 150
 _CELL, _GAP, _LEFT, _LINE = 96, 8, 400, 17
 """In pixels: about the width of an image, the space between two, the room for names, a line of a prompt."""
 _COLUMNS = 12
+_SHOWN = {
+    "text": "What the ControlNet is shown",
+    "image": "What the pipeline starts from",
+    "inpaint": "What the pipeline keeps\ngrey: to be painted",
+}
+"""What a setting of a task shows a pipeline besides prompts."""
 
 
 def shown_steps(report: Report, base: str) -> list[int]:
@@ -74,7 +80,8 @@ def shown_base(lines: list[dict[str, Any]]) -> str:
 
 
 def elsewhere(report: Report, setting: str, base: str, steps: int) -> Figure:
-    """An item each of evenly spaced prompts in a setting: its teacher, the base at ``steps`` steps, then deltas."""
+    """An item each of evenly spaced prompts in a setting: its teacher, the base at ``steps`` steps, then deltas; above
+    them what the pipeline is shown besides the prompt, where it is."""
     study = report.study
     scene = [row for row in study["transfers"] if (row["setting"], row["base"]) == (setting, base)]
     rows, chosen, prompts = [], [], []
@@ -82,7 +89,9 @@ def elsewhere(report: Report, setting: str, base: str, steps: int) -> Figure:
         manifest = samples_manifest(place, report.results)
         if not chosen:
             prompts = manifest["prompts"]
-            chosen = [i * len(prompts) // _COLUMNS for i in range(min(_COLUMNS, len(prompts)))]
+            chosen = _spaced(prompts)
+            if "shown" in manifest:
+                rows.append((_SHOWN[place["task"]], _read(_beside(report, place, manifest["shown"]), chosen)))
         for trial in place["trials"]:
             teacher = is_reference(model["kind"], trial["name"])
             if trial["stream"] == 0 and (teacher or trial["steps"] == steps):
@@ -95,10 +104,15 @@ def elsewhere(report: Report, setting: str, base: str, steps: int) -> Figure:
 def _by_prompt(report: Report, base: str, arms: list[dict[str, Any]]) -> Figure:
     manifest = _manifest(report, base)
     prompts, per = manifest["prompts"], manifest["per_prompt"]
-    columns = min(_COLUMNS, len(prompts))
-    chosen = [i * len(prompts) // columns for i in range(columns)]
+    chosen = _spaced(prompts)
     rows = [_row(report, arm, [i * per for i in chosen]) for arm in [_teacher(report, base), *arms]]
     return _draw(rows, [prompts[i]["text"] for i in chosen])
+
+
+def _spaced(prompts: list[Any]) -> list[int]:
+    """Which prompts have a column: as many as there is room for, evenly spaced."""
+    columns = min(_COLUMNS, len(prompts))
+    return [i * len(prompts) // columns for i in range(columns)]
 
 
 def _manifest(report: Report, model: str) -> dict[str, Any]:
@@ -137,7 +151,11 @@ def _name(label: str, trial: dict[str, Any]) -> str:
 def _images(report: Report, place: dict[str, Any], trial: str, items: list[int]) -> list[numpy.ndarray]:
     """Some images of a trial of a model or transfer; PerflowError naming an archive that was altered."""
     entry = samples_manifest(place, report.results)["trials"][trial]["images"]
-    return _read(artifacts.beside(samples_folder(place, report.results) / "manifest.json", entry), items)
+    return _read(_beside(report, place, entry), items)
+
+
+def _beside(report: Report, place: dict[str, Any], entry: dict[str, Any]) -> Path:
+    return artifacts.beside(samples_folder(place, report.results) / "manifest.json", entry)
 
 
 def _read(path: Path, items: list[int]) -> list[numpy.ndarray]:

@@ -16,10 +16,12 @@ from perflow.config import rows
 from perflow.core.rng import generator
 from perflow.datasets import store
 from perflow.errors import PerflowError
-from perflow.images import edges
+from perflow.images import edges, png
 from perflow.integrations import settings
 from perflow.loop import Step
 from perflow.models import handle
+
+_GREY = 127
 
 
 def transfer(
@@ -31,7 +33,7 @@ def transfer(
     ``base`` is the handle of the base that is drawn with, ``model`` the same, or that of a student whose delta is put
     into it. Noise of item i is a function of (seed, stream, i), the same for every model of the setting; so are
     the pictures that are shown, of ``dataset``: of edges the prompt's own image, to repaint that of the next prompt,
-    to inpaint the left half of its own.
+    to inpaint the left half of its own. The base's own transfer keeps them, one a prompt, as ``shown``.
     """
     row = rows.Transfer.model_validate(spec.row)
     shown_by = handle.load(base, device)
@@ -45,7 +47,8 @@ def transfer(
     chosen, negatives = trials.read_prompts(prompts)
     texts = [prompt["text"] for prompt in chosen]
     asked = [[text for text in each for _ in range(row.per_prompt)] for each in (texts, negatives)]
-    shown = _shown(row, _pictures(dataset, row.split, texts)) if row.shows else {}
+    seen = _seen(row, _pictures(dataset, row.split, texts)) if row.shows else None
+    shown = {} if seen is None else _shown(row, seen)
     made: dict[str, Any] = {}
     for i, trial in enumerate(row.trials):
         own, config = trial.scheduler, shown_by.base.scheduler_config
@@ -58,6 +61,7 @@ def transfer(
     artifacts.write_json(out, {
         "spec": spec.hash, "model": spec.name, "model_sha256": found["sha256"], "base": row.reference,
         "prompts": chosen, "negatives": negatives, "per_prompt": row.per_prompt, "trials": made, "flow": None,
+        **({} if seen is None or row.model != row.base else {"shown": _keep(row, seen, out.with_name("shown.zip"))}),
     })  # fmt: skip
 
 
@@ -77,23 +81,40 @@ def _pictures(dataset: Path, split: str, texts: list[str]) -> np.ndarray:
         first.setdefault(text, number)
     if absent := [text for text in texts if text not in first]:
         raise PerflowError(f"{dataset}: the split '{split}' has no image of '{absent[0]}' to show; give it more items")
-    return store.images(data.select([first[text] for text in texts]))
+    return np.concatenate([store.images(data, range(first[text], first[text] + 1)) for text in texts])
 
 
-def _shown(row: rows.Transfer, images: np.ndarray) -> dict[str, Any]:
-    """What the pipeline takes besides prompts, for all items: pictures [N, C, H, W] in [0, 1] and the strength."""
+def _seen(row: rows.Transfer, images: np.ndarray) -> np.ndarray:
+    """The picture that the pipeline is shown with each prompt, made of the prompts' ``images``; both uint8."""
     if row.task == "text":
-        return {"image": _pixels(edges(images), row.per_prompt)}
+        return edges(images)
+    return np.roll(images, -1, axis=0) if row.task == "image" else images
+
+
+def _shown(row: rows.Transfer, seen: np.ndarray) -> dict[str, Any]:
+    """What the pipeline takes besides prompts, for all items: pictures [N, C, H, W] in [0, 1] and the strength."""
+    pixels = torch.from_numpy(seen).permute(0, 3, 1, 2).float().div(255).repeat_interleave(row.per_prompt, dim=0)
+    if row.task == "text":
+        return {"image": pixels}
     if row.task == "image":
-        return {"image": _pixels(np.roll(images, -1, axis=0), row.per_prompt), "strength": row.strength}
-    pixels = _pixels(images, row.per_prompt)
+        return {"image": pixels, "strength": row.strength}
     mask = torch.zeros_like(pixels[:, :1])
-    mask[..., mask.shape[-1] // 2 :] = 1
+    mask[..., _half(seen) :] = 1
     return {"image": pixels, "mask_image": mask, "strength": row.strength}
 
 
-def _pixels(images: np.ndarray, each: int) -> Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).repeat_interleave(each, dim=0)
+def _half(images: np.ndarray) -> int:
+    """The first column that is repainted."""
+    return images.shape[2] // 2
+
+
+def _keep(row: rows.Transfer, seen: np.ndarray, path: Path) -> dict[str, str]:
+    """Write the pictures for people to look at, what is to be repainted in grey; their entry for a manifest."""
+    if row.task == "inpaint":
+        seen = seen.copy()
+        seen[:, :, _half(seen) :] = _GREY
+    artifacts.write_archive(path, {f"{i:05d}.png": png(image) for i, image in enumerate(seen)})
+    return {"file": path.name, "sha256": artifacts.sha256_file(path)}
 
 
 def _draw(pipe: Any, trial: rows.Trial, asked: list[list[str]], shown: dict[str, Any], seed: int, chunk: int) -> Tensor:

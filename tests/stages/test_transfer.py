@@ -1,13 +1,18 @@
 """A delta in other people's places: on fine-tunes, with adapters, in other pipelines, by the real stages."""
 
+import io
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from perflow import artifacts, delta
+from perflow.datasets import store
 from perflow.errors import PerflowError
+from perflow.images import edges
 from perflow.models import handle
 from perflow.stages.adapt import adapt
 from perflow.stages.blend import blend
@@ -145,6 +150,31 @@ def test_a_delta_is_drawn_in_every_setting(elsewhere, scene, references, tmp_pat
         assert {"teacher", "teacher-2"} <= base.keys()
 
 
+@pytest.mark.parametrize("setting", ["control", "repaint", "inpaint"])
+def test_the_base_keeps_the_pictures_that_the_pipeline_was_shown(elsewhere, setting, tmp_path):
+    """Of another caption to start from, its own otherwise; the half that is to be painted is one grey."""
+    path, _ = draw(elsewhere, f"{setting}-eps.eps", tmp_path / "base/manifest.json")
+    manifest = artifacts.read_json(path)
+    with zipfile.ZipFile(artifacts.beside(path, manifest["shown"])) as archive:
+        seen = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in sorted(archive.namelist())]
+    table = store.load(data(elsewhere, "digits"), elsewhere.study.transfers[f"{setting}-eps.eps"].split)
+    captions, pixels = table["text"], store.images(table)
+    texts = [prompt["text"] for prompt in manifest["prompts"]]
+    assert len(seen) == len(texts)
+    own = [pixels[captions.index(text)] for text in texts]
+    for i, picture in enumerate(seen):
+        if setting == "control":
+            assert np.array_equal(picture, edges(own[i][None])[0])
+        elif setting == "repaint":
+            assert np.array_equal(picture, own[(i + 1) % len(own)])
+        else:
+            half = picture.shape[1] // 2
+            assert np.array_equal(picture[:, :half], own[i][:, :half])
+            assert (picture[:, half:] == 127).all()
+    path, _ = draw(elsewhere, f"{setting}-eps.{STUDENT}", tmp_path / "student/manifest.json")
+    assert "shown" not in artifacts.read_json(path)
+
+
 def test_a_transfer_is_measured_against_the_teacher_of_its_setting(elsewhere, tmp_path):
     dataset = elsewhere.dataset
     network = tmp_path / "extractor.safetensors"
@@ -204,8 +234,6 @@ def test_an_altered_adapter_is_refused(elsewhere, tmp_path):
 
 
 def test_edges_are_where_neighbours_differ():
-    from perflow.images import edges
-
     image = np.zeros((1, 8, 8, 3), np.uint8)
     image[:, :, 4:, 1] = 255
     found = edges(image)
