@@ -175,8 +175,15 @@ def _work(study: Study, table: str, name: str) -> str:
         case "prompts":
             return f"{study.prompts[name].count:,} prompts"
         case "latents":
-            row = study.datasets[study.latents[name].dataset]
-            return f"{row.counts['base']:,} latents, {study.latents[name].dtype}"
+            row = study.latents[name]
+            said = f"{study.datasets[row.dataset].counts['base']:,} latents, {row.dtype}"
+            if (size := sizes.captions(study, name)) is None:
+                return said
+            here, other = row.captions, next(kept for kept in size if kept != row.captions)
+            return (
+                f"{said}, captions {here}: at most {_bytes(size[here])}, in each row of pairs again"
+                f" ({other}: {_bytes(size[other])})"
+            )
         case "bases" if isinstance(study.bases[name], Scaled):
             return f"scale {study.bases[name].scale:g}"
         case "adapters":
@@ -294,6 +301,14 @@ def _of_real_size(study: Study, hours: dict[str, float], tflops: float | None) -
     if absent := unpinned(study):
         lines += ["before it can run:", *(f"  {line}" for line in absent)]
     return lines
+
+
+def _bytes(size: float) -> str:
+    for unit in ("KiB", "MiB"):
+        size /= 2**10
+        if size < 2**10:
+            return f"{size:.3g} {unit}"
+    return f"{size / 2**10:,.1f} GiB"
 
 
 def _size(size: int | None) -> str:
