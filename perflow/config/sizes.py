@@ -65,6 +65,10 @@ _LATENT = 4
 TRAINED = 3
 """Forward passes that a training item costs: one, and a backward one of twice that."""
 
+LOOKED = 3
+"""Passes of the autoencoder's decoder for an item whose loss looks: of what is said, of what is wanted, and back to the
+latents of what is said; its weights have no gradient."""
+
 ASSUMED = {"no": 23.0, "bf16": 346.0}
 """TFLOP a second of one H100 by precision: 35 % of what its data sheet says (67 in fp32, 989 in bf16, dense)."""
 
@@ -93,7 +97,7 @@ def gpu_hours(study: Study, table: str, name: str, evaluations: int, tflops: flo
     base = name if table == "bases" else getattr(row, "base", None)
     if (shape := real(study, base)) is None:
         return None
-    work, precision = 0.0, "no"
+    work, looked, precision = 0.0, 0.0, "no"
     match table:
         case "latents":
             work = study.datasets[row.dataset].counts["base"] * shape.encode
@@ -107,7 +111,10 @@ def gpu_hours(study: Study, table: str, name: str, evaluations: int, tflops: flo
             if training is not None:
                 work = training.steps * training.batch * training_passes(row) * shape.evaluation
                 precision = training.precision
-    return work / (tflops or ASSUMED[precision]) / 3600 if work else None
+                if getattr(row, "perceptual", None):
+                    looked = training.steps * training.batch * LOOKED * shape.decode  # in fp32, whatever the rest is
+    seconds = work / (tflops or ASSUMED[precision]) + looked / (tflops or ASSUMED["no"])
+    return seconds / 3600 if work else None
 
 
 def images(study: Study, row: rows.Samples | rows.Transfer) -> int:
