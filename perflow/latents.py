@@ -2,7 +2,8 @@
 
 A folder: ``latents-00000.safetensors`` … with ``latents`` [n, *latent] fp32 and ``caption`` [n];
 ``conditions.safetensors`` with the condition of each different caption, that of the empty one first where the
-base knows one; and ``manifest.json``, written last, with every file's sha256.
+base knows one, or with its tokens where conditions are ``recomputed`` by the base's ``condition``; and
+``manifest.json``, written last, with every file's sha256.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def shard_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class Latents:
-    """N latents, the number of each one's caption, and the conditions of all captions."""
+    """N latents, the number of each one's caption, and what is kept of all captions: their conditions or tokens."""
 
     manifest: dict[str, Any]
     latents: Tensor
@@ -35,6 +36,11 @@ class Latents:
     conditions: dict[str, Tensor]
     captions: list[str]
     """The texts of the conditions; the first is empty where the base knows a condition of no prompt."""
+
+    @property
+    def recomputed(self) -> bool:
+        """Whether tokens are kept, and conditions made of them where they are needed."""
+        return bool(self.manifest.get("recomputed"))
 
     @classmethod
     def of(cls, path: str | Path, name: str, base_sha256: str, device: str = "cpu") -> Latents:

@@ -23,5 +23,5 @@ def lesson(
     the first; a scalar."""
     found = noised(data.latents, base.schedule, batch, drop, time_power, rng)
     caption = torch.where(found.empty, 0, data.caption[found.item])
-    output = says(found.x, found.timestep, take(data.conditions, caption), found.item)
+    output = says(found.x, found.timestep, base.condition(take(data.conditions, caption)), found.item)
     return denoising_error(output, found, base.prediction)

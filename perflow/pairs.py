@@ -2,12 +2,13 @@
 
 A cache is a folder: ``shard-00000.safetensors`` … with ``start``, ``end`` [n, *latent] fp32, ``k`` [n]
 and ``caption`` [n], and ``guidance`` [n] fp32 where every pair has its own; ``conditions.safetensors`` with
-the condition of each distinct caption, that of the empty one first where the base knows one; and
+the condition of each distinct caption, or its tokens, that of the empty one first where the base knows one; and
 ``manifest.json``, written last, with every file's sha256.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,10 @@ from perflow.stored import Files, Stored
 MANIFEST = "manifest.json"
 CONDITIONS = "conditions.safetensors"
 _SHARD = ("start", "end", "k", "caption")
+
+
+Reads = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""What is kept of captions [B, ...] -> their conditions [B, ...]: a base's ``condition``."""
 
 
 class PairBatch(NamedTuple):
@@ -65,17 +70,20 @@ class PairCache:
     caption: Tensor
     conditions: dict[str, Stored]
     device: torch.device
+    reads: Reads
     guidance: Tensor | None = None
     """[N] fp32 where each pair has its own, four bytes more."""
 
     @classmethod
     def load(
-        cls, manifest_path: str | Path, device: str | torch.device = "cpu", share: slice = slice(None)
-    ) -> PairCache:
+        cls, manifest_path: str | Path, device: str | torch.device = "cpu", share: slice = slice(None),
+        reads: Reads = dict,
+    ) -> PairCache:  # fmt: skip
         """Open a cache; PerflowError naming the file that is missing, altered or truncated.
 
         The files of ``share`` are checked against the manifest's sha256: of several processes on one cache each
-        takes its own. Their form is checked in any case.
+        takes its own. Their form is checked in any case. ``reads`` makes conditions of what is kept of captions; by
+        default they are kept themselves.
         """
         what = "a manifest of window pairs"
         manifest = artifacts.read_object(
@@ -98,7 +106,8 @@ class PairCache:
             if path is not paths[0] and (absent := [name for name in _SHARD if name not in found]):
                 raise PerflowError(f"{path}: lacks '{absent[0]}'; delete {manifest_path} and run again")
         header = artifacts.read_header(paths[0])
-        captions = len(artifacts.has(header, paths[0], "the conditions of window pairs", captions=list)["captions"])
+        found = artifacts.has(header, paths[0], "the conditions of window pairs", captions=list | int)["captions"]
+        captions = found if isinstance(found, int) else len(found)
         small, own = {}, None
         ranged = isinstance(manifest.get("guidance"), list)
         if fits := _fit(places[1:], places[0], captions, ranged):
@@ -111,7 +120,9 @@ class PairCache:
             own = stored("guidance", slice(1, None))[:]
         tables = {name: stored(name, slice(1, None)) for name in ("start", "end")}
         conditions = {name: stored(name, slice(1)) for name in places[0]}
-        return cls(manifest, **tables, **small, conditions=conditions, device=torch.device(device), guidance=own)
+        return cls(
+            manifest, **tables, **small, conditions=conditions, device=torch.device(device), reads=reads, guidance=own
+        )
 
     def __len__(self) -> int:
         return len(self.k)
@@ -123,7 +134,7 @@ class PairCache:
 
     def told(self, captions: Tensor) -> dict[str, Tensor]:
         """The conditions of ``captions`` [B], numbers in the manifest's order."""
-        return {name: self._read(stored, captions) for name, stored in self.conditions.items()}
+        return self.reads({name: self._read(stored, captions) for name, stored in self.conditions.items()})
 
     def _read(self, stored: Stored, at: Tensor) -> Tensor:
         return stored.read(at, pinned=self.device.type == "cuda").to(self.device, non_blocking=True)

@@ -7,7 +7,7 @@ from perflow.config.families import check_family
 from perflow.config.load import known
 from perflow.config.study import Study
 from perflow.errors import PerflowError
-from perflow.models import FAMILIES, TASKS
+from perflow.models import FAMILIES, READING, TASKS
 
 
 def resolve_bases(params: rows.Params) -> dict[str, rows.AnyBase]:
@@ -101,9 +101,15 @@ def add_latents(study: Study) -> None:
         *((row.fine_tune, row.dataset) for row in study.bases.values() if isinstance(row, rows.Tuned)),
         *((row.base, row.dataset) for row in study.adapters.values()),
     ]
+    encoding = study.params.encoding
     for base, dataset in dict.fromkeys(seen):
+        if encoding.captions == "recomputed" and study.bases[base].family not in READING:
+            raise PerflowError(
+                f"encoding.captions: recomputed is for families with a text model, {', '.join(READING)}; '{base}' is"
+                f" {study.bases[base].family}, and what it is told is small: stored"
+            )
         study.latents[latents_row(study.bases, base, dataset)] = rows.Latents(
-            base=base, family=study.bases[base].family, dataset=dataset, **study.params.encoding.model_dump()
+            base=base, family=study.bases[base].family, dataset=dataset, **encoding.model_dump()
         )
 
 

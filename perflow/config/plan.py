@@ -7,7 +7,7 @@ import contextlib
 from perflow import artifacts, record
 from perflow.config import places, sizes, weight
 from perflow.config.bases import latents_row, root
-from perflow.config.rows import Flow, Pretrained, Scaled, Transfer, Tuned
+from perflow.config.rows import Flow, Pretrained, Scaled, Student, Transfer, Tuned
 from perflow.config.splits import unpinned
 from perflow.config.study import TABLES, Study
 from perflow.core import BEST, RK45, SOLVER_CALLS, SPACINGS, WINDOW
@@ -17,9 +17,11 @@ from perflow.errors import PerflowError
 from perflow.metrics import CLIP, LPIPS
 from perflow.models import OPTIONS
 
-_RATES = {"pairs": 1.0e-3, "training": 1.6e-3, "samples": 6.0e-4, "start": 9.0, "evaluations": 8.0, "base": 2.6e-3}
+_RATES = {"pairs": 1.0e-3, "training": 1.6e-3, "samples": 6.0e-4, "start": 9.0, "evaluations": 8.0, "base": 2.6e-3,
+          "decode": 1.8e-3, "look": 0.2}  # fmt: skip
 """CPU seconds per network evaluation (pairs, samples), per trained item (training, base) and per job
-(start, evaluations), of the embedded base on one 2020s server core; used for rows never run here."""
+(start, evaluations), of the embedded base on one 2020s server core; used for rows never run here. Of an item whose loss
+looks: two images decoded (decode) and seen by SqueezeNet (look), and the gradient of one back to its latents."""
 _POINT = 0.005
 """What a point on the plane costs of that."""
 
@@ -90,7 +92,8 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
             if training is None:
                 return start, False
             share = sizes.training_passes(study.students[name]) / sizes.TRAINED
-            return start + training.steps * training.batch * each["training"] * share, False
+            item = each["training"] * share + _looking(study, study.students[name])
+            return start + training.steps * training.batch * item, False
         case "samples":
             return start + sample_evaluations(study, name) * each["samples"], False
         case "transfers":
@@ -108,7 +111,7 @@ def _seconds(study: Study, table: str, name: str) -> tuple[float, bool]:
             if isinstance(row, Flow):
                 return start + row.network.steps * row.network.batch * each["training"], False
             items = row.network.steps * row.network.batch * times
-            items += row.autoencoder.steps * row.autoencoder.batch * weight.autoencoder(study, row)
+            items += row.autoencoder.steps * row.autoencoder.batch * weight.autoencoder(study, name)
             return start + items * _RATES["base"], False
         case "extractors":
             training = study.extractors[name].training
@@ -121,6 +124,14 @@ def _times(study: Study, table: str, name: str) -> float:
     """How many times as long as the embedded base's the network of a row takes; 1 where nobody can say."""
     base = name if table == "bases" else getattr(getattr(study, table)[name], "base", None)
     return 1.0 if base not in study.bases else weight.network(study, base) or 1.0
+
+
+def _looking(study: Study, row: Student) -> float:
+    """CPU seconds of a training item for how far apart two images look, on top of its network's; 0 of most losses."""
+    if row.perceptual is None:
+        return 0.0
+    times = weight.autoencoder(study, row.base)
+    return _RATES["decode"] * (1.0 if times is None else times) + _RATES["look"]
 
 
 def _edges(study: Study, table: str, name: str) -> str:
@@ -179,8 +190,15 @@ def _work(study: Study, table: str, name: str) -> str:
         case "prompts":
             return f"{study.prompts[name].count:,} prompts"
         case "latents":
-            row = study.datasets[study.latents[name].dataset]
-            return f"{row.counts['base']:,} latents, {study.latents[name].dtype}"
+            row = study.latents[name]
+            said = f"{study.datasets[row.dataset].counts['base']:,} latents, {row.dtype}"
+            if (size := sizes.captions(study, name)) is None:
+                return said
+            here, other = row.captions, next(kept for kept in size if kept != row.captions)
+            return (
+                f"{said}, captions {here}: at most {_bytes(size[here])}, in each row of pairs again"
+                f" ({other}: {_bytes(size[other])})"
+            )
         case "bases" if isinstance(study.bases[name], Scaled):
             return f"scale {study.bases[name].scale:g}"
         case "adapters":
@@ -274,6 +292,9 @@ def plan(study: Study, tflops: float | None = None) -> str:
         lines.append("~ estimated for one server core without a GPU; rows that were run here show what they took")
         if unknown := weight.unknown(study):
             lines.append(f"  {', '.join(unknown)}: of unknown shape, counted as the small embedded base")
+        asked = sorted({row.perceptual for row in study.students.values() if row.perceptual})
+        if programs := [name for name in asked if study.extractors[name].kind == LPIPS]:
+            lines.append(f"  {', '.join(programs)}: programs of unknown size, counted as SqueezeNet")
     return "\n".join(lines)
 
 
@@ -288,7 +309,8 @@ def _of_real_size(study: Study, hours: dict[str, float], tflops: float | None) -
         + " and ".join(f"{shape.name} ({shape.evaluation:.2f} TFLOP an evaluation)" for shape in shapes)
         + (f", {tflops:g} TFLOP/s by --tflops" if tflops else f", TFLOP/s of one H100: {assumed},")
         + ("" if tflops else " 35 % of its data sheet; --tflops says another"),
-        "  not counted: text models, straightness on a student's own path, features of images (on the CPU)",
+        "  not counted: text models, straightness on a student's own path, features of images (on the CPU)"
+        + (", networks by which a loss looks" if any(row.perceptual for row in study.students.values()) else ""),
         f"disk: about {sum(disk.values()) / 2**30:,.0f} GiB",
         *(f"  {size / 2**30:8,.0f} GiB  {name}" for name, size in disk.items()),
         "downloads, as far as this file says (the hub is not asked):",
@@ -300,6 +322,14 @@ def _of_real_size(study: Study, hours: dict[str, float], tflops: float | None) -
     if absent := unpinned(study):
         lines += ["before it can run:", *(f"  {line}" for line in absent)]
     return lines
+
+
+def _bytes(size: float) -> str:
+    for unit in ("KiB", "MiB"):
+        size /= 2**10
+        if size < 2**10:
+            return f"{size:.3g} {unit}"
+    return f"{size / 2**10:,.1f} GiB"
 
 
 def _size(size: int | None) -> str:

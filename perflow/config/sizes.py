@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from perflow.config import rows
-from perflow.config.bases import root
+from perflow.config.bases import latents_row, root
 from perflow.config.study import Study
 from perflow.methods import configuration
 
@@ -30,6 +30,8 @@ class Shape(NamedTuple):
     """TFLOP of the autoencoder on latents."""
     condition: int
     """Numbers of a caption's condition."""
+    tokens: int
+    """Bytes of a caption's tokens."""
 
 
 _SDXL_BLOCKS = {
@@ -42,19 +44,19 @@ _SDXL_BLOCKS = {
 SHAPES = {
     ("stable_diffusion", 512): Shape(
         "Stable Diffusion 1.5", {"sample_size": 64, "cross_attention_dim": 768},
-        859_520_964, 0.8033, 1.1167, 2.5145, 77 * 768,
+        859_520_964, 0.8033, 1.1167, 2.5145, 77 * 768, 4 * 77,
     ),
     ("stable_diffusion", 768): Shape(
         "Stable Diffusion 2.1",
         {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
          "use_linear_projection": True},
-        865_910_724, 2.1491, 2.6091, 5.7543, 77 * 1024,
+        865_910_724, 2.1491, 2.6091, 5.7543, 77 * 1024, 4 * 77,
     ),
     ("sdxl", 1024): Shape(
         "Stable Diffusion XL",
         {"sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
          "use_linear_projection": True, **_SDXL_BLOCKS},
-        2_567_463_684, 6.7612, 4.8790, 10.4704, 77 * 2048 + 1280 + 6,
+        2_567_463_684, 6.7612, 4.8790, 10.4704, 77 * 2048 + 1280 + 6, 2 * 4 * 77 + 1,
     ),
 }  # fmt: skip
 """(family, resolution) -> the architecture that a pretrained base of it is taken to have."""
@@ -62,6 +64,10 @@ _LATENT = 4
 """Channels of latents, an eighth as high and wide as images."""
 TRAINED = 3
 """Forward passes that a training item costs: one, and a backward one of twice that."""
+
+LOOKED = 3
+"""Passes of the autoencoder's decoder for an item whose loss looks: of what is said, of what is wanted, and back to the
+latents of what is said; its weights have no gradient."""
 
 ASSUMED = {"no": 23.0, "bf16": 346.0}
 """TFLOP a second of one H100 by precision: 35 % of what its data sheet says (67 in fp32, 989 in bf16, dense)."""
@@ -91,7 +97,7 @@ def gpu_hours(study: Study, table: str, name: str, evaluations: int, tflops: flo
     base = name if table == "bases" else getattr(row, "base", None)
     if (shape := real(study, base)) is None:
         return None
-    work, precision = 0.0, "no"
+    work, looked, precision = 0.0, 0.0, "no"
     match table:
         case "latents":
             work = study.datasets[row.dataset].counts["base"] * shape.encode
@@ -105,7 +111,10 @@ def gpu_hours(study: Study, table: str, name: str, evaluations: int, tflops: flo
             if training is not None:
                 work = training.steps * training.batch * training_passes(row) * shape.evaluation
                 precision = training.precision
-    return work / (tflops or ASSUMED[precision]) / 3600 if work else None
+                if getattr(row, "perceptual", None):
+                    looked = training.steps * training.batch * LOOKED * shape.decode  # in fp32, whatever the rest is
+    seconds = work / (tflops or ASSUMED[precision]) + looked / (tflops or ASSUMED["no"])
+    return seconds / 3600 if work else None
 
 
 def images(study: Study, row: rows.Samples | rows.Transfer) -> int:
@@ -113,6 +122,20 @@ def images(study: Study, row: rows.Samples | rows.Transfer) -> int:
     if isinstance(row, rows.Transfer):
         return len(row.trials) * study.prompts[row.prompts].count * row.per_prompt
     return len(row.trials) * row.sampling.prompts * row.sampling.per_prompt
+
+
+def captions(study: Study, latents: str) -> dict[str, int] | None:
+    """Bytes of a data set's captions as a base is told them, by what is kept of them (``encoding.captions``), all of
+    them being different; None of a base that reads no text, or whose text model has no shape here."""
+    row = study.latents[latents]
+    trained = study.bases[root(study.bases, row.base)]
+    if shape := real(study, row.base):
+        each = {"stored": 4 * shape.condition, "recomputed": shape.tokens}
+    elif isinstance(trained, rows.Base):
+        each = {"stored": 4 * trained.text.length * trained.text.width, "recomputed": 4 * trained.text.length}
+    else:
+        return None
+    return {kept: study.datasets[row.dataset].counts["base"] * size for kept, size in each.items()}
 
 
 def disk(study: Study) -> dict[str, float]:
@@ -125,14 +148,14 @@ def disk(study: Study) -> dict[str, float]:
     for name in seen:
         entry = study.datasets[name]
         found[pixels] += sum(entry.counts.values()) * 3 * entry.resolution**2
-    for row in study.latents.values():
-        if shape := real(study, row.base):
+    for name, row in study.latents.items():
+        if real(study, row.base):
             count = study.datasets[row.dataset].counts["base"]
-            found["latents and conditions"] += count * 4 * (_latents(study, row.dataset) + shape.condition)
+            found["latents and conditions"] += count * 4 * _latents(study, row.dataset) + _kept(study, name)
     for row in study.pairs.values():
-        if shape := real(study, row.base):
-            captions = study.datasets[row.dataset].counts["base"]
-            found[pairs] += 4 * (2 * row.count * _latents(study, row.dataset) + captions * shape.condition)
+        if real(study, row.base):
+            seen_by = latents_row(study.bases, row.base, row.dataset)
+            found[pairs] += 4 * 2 * row.count * _latents(study, row.dataset) + _kept(study, seen_by)
     for name in study.bases:
         if shape := real(study, name):
             found[weights] += 4 * shape.parameters
@@ -147,6 +170,11 @@ def disk(study: Study) -> dict[str, float]:
             side = study.datasets[row.dataset].resolution
             found[drawn] += images(study, row) * (3 * side**2 + 4 * _latents(study, row.dataset))
     return {name: size for name, size in found.items() if size}
+
+
+def _kept(study: Study, latents: str) -> int:
+    """Bytes of what is kept of a data set's captions, at most, with its latents and again with each row of pairs."""
+    return (captions(study, latents) or {}).get(study.latents[latents].captions, 0)
 
 
 def _latents(study: Study, dataset: str) -> int:

@@ -15,7 +15,9 @@ from perflow.config.bases import root
 from perflow.config.splits import rooted
 from perflow.config.study import Study
 from perflow.errors import PerflowError
+from perflow.models import OPTIONS
 
+_Shape = tuple[Sequence[int], int, int]
 _NETWORK = (16, 32), 1, 8
 _AUTOENCODER = (24, 32), 1, 16
 """The embedded base of the default study: widths, blocks of a level, side of what goes in."""
@@ -29,35 +31,45 @@ def network(study: Study, base: str) -> float | None:
     if isinstance(row, rows.Base):
         side = study.datasets[row.dataset].resolution // 2 ** (len(row.autoencoder_channels) - 1)
         return _times((row.channels, row.layers, side), _NETWORK)
-    return _read(row) if isinstance(row, rows.Pretrained) else 1.0
+    return _read(row, "unet", _NETWORK) if isinstance(row, rows.Pretrained) else 1.0
 
 
-def autoencoder(study: Study, row: rows.Base) -> float:
-    """The same of an image through the autoencoder of a base that is trained here."""
-    return _times((row.autoencoder_channels, 1, study.datasets[row.dataset].resolution), _AUTOENCODER)
+def autoencoder(study: Study, base: str) -> float | None:
+    """The same of an image through a base's autoencoder; 0 of a base on pixels, which has none."""
+    row = study.bases[root(study.bases, base)]
+    side = study.datasets[row.dataset].resolution
+    if isinstance(row, rows.Base):
+        return _times((row.autoencoder_channels, 1, side), _AUTOENCODER)
+    if OPTIONS.get(row.family):
+        return 0.0
+    return _read(row, "vae", _AUTOENCODER, side)
 
 
 def unknown(study: Study) -> list[str]:
     """Bases that are counted as the embedded one, for nobody can say here what they are."""
-    return [name for name in study.bases if network(study, name) is None]
+    decoded = {row.base for row in study.students.values() if row.perceptual}
+    return [
+        name
+        for name in study.bases
+        if network(study, name) is None or (name in decoded and autoencoder(study, name) is None)
+    ]
 
 
-def _read(row: rows.Pretrained) -> float | None:
-    """From the configuration of a checkpoint that lies on this machine."""
+def _read(row: rows.Pretrained, part: str, plain: _Shape, side: int | None = None) -> float | None:
+    """From the configuration of a part of a checkpoint that lies on this machine; ``side``: what it does not say."""
     folder = row.source.folder or row.source.config
     if folder is None:
         return None
-    path = rooted(Path(), folder) / "unet" / "config.json"
+    path = rooted(Path(), folder) / part / "config.json"
+    keys = {"block_out_channels": list, "layers_per_block": int} | ({"sample_size": int} if side is None else {})
     try:
-        found = artifacts.read_object(
-            path, "a network's configuration", block_out_channels=list, layers_per_block=int, sample_size=int
-        )
+        found = artifacts.read_object(path, "a network's configuration", **keys)
     except PerflowError:
         return None
-    return _times((found["block_out_channels"], found["layers_per_block"], found["sample_size"]), _NETWORK)
+    return _times((found["block_out_channels"], found["layers_per_block"], side or found["sample_size"]), plain)
 
 
-def _times(shape: tuple[Sequence[int], int, int], plain: tuple[Sequence[int], int, int]) -> float:
+def _times(shape: _Shape, plain: _Shape) -> float:
     return 1 - _OPERATIONS + _OPERATIONS * _work(*shape) / _work(*plain)
 
 

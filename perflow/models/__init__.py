@@ -25,6 +25,9 @@ PIPELINES = {
 TELLING = ("stable_diffusion", "sdxl")
 """Families whose network can be told its guidance (``embedding``)."""
 
+READING = ("stable_diffusion", "sdxl")
+"""Families with a text model, which makes conditions of captions, or of their tokens when they are needed."""
+
 FLOWS = ("plane",)
 """Families whose bases are flows that say velocity: solved as they are, with Euler, RK45 or the reverse SDE."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perflow import artifacts
 from perflow.core.chunks import fitting
@@ -24,7 +24,7 @@ class Parts:
     A family also has ``encode`` (images uint8 [N, H, W, 3] -> latents fp32 [N, C, h, w]) and ``decode`` back,
     ``pixels`` (latents [B, ...] -> what they show, [B, 3, H, W] around [-1, 1], with a gradient), ``embed`` (captions
     -> condition), ``network(unet)``, a ``Network`` that reads those conditions, and ``resolution``, the side of its
-    images.
+    images. One that reads text (``READING``) has ``tokens`` (captions -> a small row each), which ``condition`` reads.
     """
 
     conditional: bool = True
@@ -62,6 +62,10 @@ class Parts:
         size = config["sample_size"]
         height, width = size if isinstance(size, list) else (size, size)
         return config["in_channels"], height, width
+
+    def condition(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rows [B, ...] of what is kept of captions -> their conditions: here the rows themselves."""
+        return rows
 
     def _config(self, part: str, **keys: Any) -> dict[str, Any]:
         return artifacts.read_object(self.folder / part / "config.json", _CONFIG, **keys)

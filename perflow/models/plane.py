@@ -99,6 +99,10 @@ class Plane:
         """Conditions without tensors."""
         return {}
 
+    def condition(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same, whatever was kept."""
+        return rows
+
     def noise(self, seed: int, label: str, items: list[int]) -> Tensor:
         """Points [N, 2] of the distribution it starts from."""
         return self.config["start_scale"] * distributions.draw(self.config["start"], seed, label, items)

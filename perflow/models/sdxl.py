@@ -59,26 +59,28 @@ class SDXL(StableDiffusion):
 
         return says
 
-    @torch.inference_mode()
-    def embed(self, captions: list[str]) -> dict[str, Tensor]:
-        """Captions -> conditions, fp32. The empty one is what guidance starts from: zeros where the pipeline's
+    def tokens(self, captions: list[str]) -> dict[str, Tensor]:
+        """Captions -> ``tokens`` and ``tokens_2`` int32 [N, L], and which of them are ``empty`` [N]."""
+        second = token_ids(self.text_2[0], captions).int()
+        return super().tokens(captions) | {"tokens_2": second, "empty": torch.tensor([not text for text in captions])}
+
+    def _understood(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Conditions, fp32. The empty one is what guidance starts from: zeros where the pipeline's
         ``force_zeros_for_empty_prompt`` says so. Sizes are those of a whole image of the base's resolution."""
-        found = chunked(
-            self._read_text, self.chunk, *(token_ids(text[0], captions) for text in (self.text, self.text_2))
-        )
+        found = chunked(self._read_text, self.chunk, rows["tokens"], rows["tokens_2"])
         if artifacts.read_object(self.folder / INDEX, "a pipeline's index").get("force_zeros_for_empty_prompt", True):
-            empty = torch.tensor([not caption for caption in captions], device=self.device)
+            empty = rows["empty"].to(self.device)
             found = {
                 name: value.masked_fill(empty.reshape(-1, *[1] * (value.ndim - 1)), 0) for name, value in found.items()
             }
         height, width = (side * self._factor for side in self.latent_shape[1:])
         sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
-        return found | {"sizes": sizes.repeat(len(captions), 1)}
+        return found | {"sizes": sizes.repeat(len(rows["tokens"]), 1)}
 
     def _read_text(self, *ids: Tensor) -> dict[str, Tensor]:
         states, pooled = [], None
         for (_, model), part in zip((self.text, self.text_2), ids, strict=True):
-            said = model(part.to(self.device), output_hidden_states=True)
+            said = model(self._ids(part), output_hidden_states=True)
             states.append(said.hidden_states[-2])
             pooled = said[0]
         return {"text": torch.cat(states, dim=-1), "pooled": pooled}

@@ -121,8 +121,27 @@ class StableDiffusion(Parts):
     @torch.inference_mode()
     def embed(self, captions: list[str]) -> dict[str, Tensor]:
         """Captions -> conditions: ``text`` fp32 [N, L, D], the last hidden state of the text model."""
-        tokenizer, model = self.text
-        return chunked(lambda ids: {"text": model(ids.to(self.device))[0]}, self.chunk, token_ids(tokenizer, captions))
+        return self.condition(self.tokens(captions))
+
+    def tokens(self, captions: list[str]) -> dict[str, Tensor]:
+        """Captions -> ``tokens`` int32 [N, L], padded and cut to the text model's length."""
+        return {"tokens": token_ids(self.text[0], captions).int()}
+
+    @torch.no_grad()
+    def condition(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rows [B, ...] of conditions as they are; rows of tokens -> the conditions that ``embed`` gives, to the last
+        bit: the text model reads them in its own chunks, in fp32, whatever B is and wherever they are asked for."""
+        if "tokens" not in rows:
+            return rows
+        with torch.autocast(torch.device(self.device).type, enabled=False):
+            return self._understood(rows)
+
+    def _understood(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        model = self.text[1]
+        return chunked(lambda ids: {"text": model(self._ids(ids))[0]}, self.chunk, rows["tokens"])
+
+    def _ids(self, tokens: Tensor) -> Tensor:
+        return tokens.to(self.device).long()
 
 
 def to_images(pixels: Tensor) -> np.ndarray:

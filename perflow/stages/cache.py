@@ -76,7 +76,8 @@ def cache(
         artifacts.write_json(part.list(out), {"spec": spec.hash, "part": str(part), "shards": entries})
         return {"teacher_evaluations": evaluated}
     conditions = folder / pairs.CONDITIONS
-    told = {"spec": spec.hash, "captions": work.data.captions}
+    captions = work.data.captions
+    told = {"spec": spec.hash, "captions": len(captions) if work.data.recomputed else captions}
     artifacts.write_tensors(conditions, work.data.conditions, told)
     artifacts.write_json(out, {
         "spec": spec.hash,
@@ -152,7 +153,8 @@ class _Work:
         data = Latents.of(latents, model.name, model.base_sha256, device)
         away = None
         if model.base.has_null:
-            away = model.base.embed([row.negative]) if row.negative else take(data.conditions, torch.tensor([0]))
+            empty = take(data.conditions, torch.tensor([0]))
+            away = model.base.embed([row.negative]) if row.negative else model.base.condition(empty)
         walker = handle.load(student, device) if student else None
         return cls(spec, row, model, data, away, Windows(tuple(row.edges)), device, walker)
 
@@ -230,8 +232,12 @@ class _Work:
         student, flow = self.student, self.student.flow
         scales = each_window(student.trial["guidance"], len(flow.windows))
         pieces = stretches(flow.windows.edges, len(flow.windows), self.row.edges)[:-1]
-        told = take(self.data.conditions, caption)
+        told = self._told(caption)
         return way(partial(self._says, student), flow, noise, told, self.away, scales, pieces, student.base.chunk)
+
+    def _told(self, caption: Tensor) -> dict[str, Tensor]:
+        """The conditions of captions [B], by their numbers."""
+        return self.teacher.base.condition(take(self.data.conditions, caption))
 
     def _says(self, model: handle.Model, told: Condition, away: Condition | None, guidance: float | Tensor) -> Denoiser:
         """The model under a condition, its network in the precision of the row; what it says is fp32."""
@@ -253,7 +259,7 @@ class _Work:
     def _cross(self, x: Tensor, caption: Tensor, guidance: float | Tensor, k: int) -> Tensor:
         """The teacher's solution over window k: a base's with a solver, a student's or a flow's on its own windows."""
         teacher, row = self.teacher, self.row
-        network = self._says(teacher, take(self.data.conditions, caption), self.away, guidance)
+        network = self._says(teacher, self._told(caption), self.away, guidance)
         if row.solver == WINDOW:
             own = teacher.flow.windows.edges
             return follow(network, teacher.flow, x, stretches(own, row.steps, row.edges)[k])

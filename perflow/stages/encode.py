@@ -45,9 +45,12 @@ def encode(
         entries.append({"file": path.name, "sha256": artifacts.sha256_file(path)})
         yield Step("latents", items.stop, len(texts))
     conditions = out.parent / latents.CONDITIONS
-    artifacts.write_tensors(conditions, base.base.embed(captions), {"spec": spec.hash})
+    recomputed = row.captions == "recomputed"
+    kept = base.base.tokens(captions) if recomputed else base.base.embed(captions)
+    artifacts.write_tensors(conditions, kept, {"spec": spec.hash})
     artifacts.write_json(out, {
         "spec": spec.hash, "base": {"name": row.base, "sha256": base.base_sha256}, "dataset": made_of["dataset"],
         "dtype": row.dtype, "count": len(texts), "captions": captions, "shards": entries,
         "conditions": {"file": conditions.name, "sha256": artifacts.sha256_file(conditions)},
+        **({"recomputed": True} if recomputed else {}),
     })  # fmt: skip

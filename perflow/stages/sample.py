@@ -181,7 +181,8 @@ def _write_starts(folder: Path, row: Samples, drawer: Drawer, pairs: Path | None
     [n, K, *latent]. Its own are drawn from new noise, one step a window, for captions of the first window's pairs."""
     if pairs is None:
         raise PerflowError(f"{spec.name}: compares starts, for which it needs its --pairs; none given")
-    cache, flow, count = PairCache.load(pairs, drawer.device), drawer.model.flow, row.sampling.flow.starts
+    cache = PairCache.load(pairs, drawer.device, reads=drawer.model.base.condition)
+    flow, count = drawer.model.flow, row.sampling.flow.starts
     windows, taught = range(len(flow.windows)), []
     for k in windows:
         there = torch.nonzero(cache.k == k).flatten()

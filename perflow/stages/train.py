@@ -52,7 +52,7 @@ def train(
     row = Student.model_validate(spec.row)
     model = handle.load(start, device)
     own, processes = team(device)
-    cache = PairCache.load(pairs, device, share=slice(own, None, processes))
+    cache = PairCache.load(pairs, device, share=slice(own, None, processes), reads=model.base.condition)
     _check(row, model, cache, pairs)
     flow = PiecewiseFlow(
         model.base.schedule, Windows(tuple(row.edges)), row.path, row.prediction, model.base.prediction

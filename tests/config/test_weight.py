@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from perflow import artifacts, config
-from perflow.config import rows, weight
+from perflow.config import rows, sizes, weight
 from perflow.config.plan import _seconds
 from perflow.models.stable_diffusion import NewStableDiffusion
 
@@ -54,3 +54,56 @@ def test_a_plan_follows_the_network_and_says_where_it_cannot(tiny_params, write_
     known, text = planned()
     assert "unknown shape" not in text
     assert small < unknown < known / 10
+
+
+def looking(params, tmp_path, **more):
+    """Two students that differ in whether their loss looks, by a program of the user's."""
+    program = tmp_path / "lpips.pt"
+    program.write_bytes(b"")
+    params["extractors"]["judge"] = {"kind": "lpips", "weights": str(program), "sha256": "0" * 64}
+    common = {
+        "label": "a", "pairs": "fixed", "windows": 1, "path": "straight", "prediction": "ddim_eps", "bases": ["eps"],
+        "trials": {"solvers": ["window"], "steps": [1], "guidance": 1.0}, **more,
+    }  # fmt: skip
+    method = {"name": "distill", "perceptual": "judge"}
+    params["students"] = {"plain": common | {"method": "distill"}, "looking": common | {"method": method}}
+
+
+def test_a_loss_that_looks_is_planned_by_its_items_and_its_autoencoder(tiny_params, write_params, tmp_path):
+    looking(tiny_params, tmp_path)
+
+    def more(**training):
+        """Seconds that looking adds."""
+        tiny_params["training"] |= training
+        study = config.load(write_params(tiny_params))
+        plain, looks = (_seconds(study, "students", f"eps-{entry}-k1-s0")[0] for entry in ("plain", "looking"))
+        return looks - plain
+
+    first = more(steps=20, batch=16)
+    assert first > 0
+    assert more(steps=60) == pytest.approx(3 * first)
+    assert more(batch=32) == pytest.approx(6 * first)
+    tiny_params["bases"]["eps"]["channels"] = [64, 128]
+    assert more() == pytest.approx(6 * first)
+    tiny_params["bases"]["eps"]["autoencoder_channels"] = [64, 128]
+    assert more() > 6 * first
+    assert "judge: programs of unknown size, counted as SqueezeNet" in config.plan(
+        config.load(write_params(tiny_params))
+    )
+
+
+def test_a_loss_that_looks_at_a_large_base_decodes_twice_and_back_in_fp32(tiny_params, write_params, tmp_path):
+    looking(tiny_params, tmp_path, training={**tiny_params["training"], "precision": "bf16"})
+    tiny_params["datasets"]["digits"]["resolution"] = 512
+    source = {"hub": "some/base", "revision": "0" * 40}
+    tiny_params["bases"] = {"eps": {"family": "stable_diffusion", "dataset": "digits", "source": source}}
+    study = config.load(write_params(tiny_params))
+
+    def hours(entry, tflops=None):
+        return sizes.gpu_hours(study, "students", f"eps-{entry}-k1-s0", 0, tflops)
+
+    items = study.students["eps-looking-k1-s0"].training.steps * 16
+    assert hours("looking", 100.0) - hours("plain", 100.0) == pytest.approx(items * 3 * 2.5145 / 100 / 3600)
+    assert hours("plain") == pytest.approx(items * 3 * 0.8033 / sizes.ASSUMED["bf16"] / 3600)
+    assert hours("looking") - hours("plain") == pytest.approx(items * 3 * 2.5145 / sizes.ASSUMED["no"] / 3600)
+    assert "networks by which a loss looks" in config.plan(study)

@@ -286,6 +286,14 @@ def test_guidance_is_refused_when_the_study_is_read(root, tmp_path, place, value
         config.load(tmp_path / "params.yaml")
 
 
+def test_a_family_without_a_text_model_has_nothing_to_make_conditions_of_again(root, tmp_path):
+    params = params_of(root, tmp_path) | {"encoding": {"captions": "recomputed"}}
+    (tmp_path / "params.yaml").write_text(dump_params(params))
+    message = r"encoding.captions: recomputed is for families with a text model, stable_diffusion, sdxl; 'px' is pixel"
+    with pytest.raises(PerflowError, match=message):
+        config.load(tmp_path / "params.yaml")
+
+
 def test_families_are_told_what_they_read(root, tmp_path):
     for change, message in (
         ({"family": "sdxl", "classes": ["a"]}, "bases.px.classes: the family sdxl reads captions, not classes"),

@@ -14,6 +14,7 @@ from perflow.cli import main
 from perflow.config import rows
 from perflow.config.load import read_yaml
 from perflow.config.rows import Trial
+from perflow.core.condition import take
 from perflow.core.rng import normal
 from perflow.datasets.digits import words
 from perflow.errors import PerflowError
@@ -114,6 +115,10 @@ def test_conditions_are_what_the_pipeline_tells_its_network(xl, tmp_path, zeros)
     assert bool(found["text"][2].any()) is bool(found["pooled"][2].any()) is not zeros
     sizes = pipe._get_add_time_ids((16, 16), (0, 0), (16, 16), torch.float32, text_encoder_projection_dim=12)
     assert torch.equal(found["sizes"], sizes.repeat(3, 1))
+    for asked in ([2], [2, 0], [1, 1, 0, 2]):  # made of tokens, of these captions alone
+        again = SDXL(folder).condition(take(SDXL(folder).tokens(PROMPTS), torch.tensor(asked)))
+        assert again.keys() == found.keys()
+        assert all(torch.equal(value, found[name][asked]) for name, value in again.items())
 
 
 def test_dropped_captions_become_the_condition_of_no_prompt(xl):

@@ -26,10 +26,14 @@ from perflow.core import BEST, RK45, SPACINGS, WINDOW
 
 
 class Encoding(Row):
-    """How images become latents, once for a base."""
+    """How images become latents, once for a base, and what is kept of their captions."""
+
+    optional = ("captions",)
 
     dtype: Literal["fp32", "bf16"] = "fp32"
     """What the autoencoder computes in; latents are kept in fp32."""
+    captions: Literal["stored", "recomputed"] = "stored"
+    """The condition of each different caption, or its tokens alone, which the text model reads again in every batch."""
 
 
 class Latents(Encoding):
