@@ -157,6 +157,29 @@ def test_starts_are_compared_with_data_starts_and_gaps_are_shown(shown):
     assert "start_gap_low" in data.tables["windows"].columns
 
 
+def test_each_student_is_held_against_the_first_at_the_same_cost(shown):
+    """Made-up distances: with K=4 the first entry (1.2) lies between the diffusion path (0.8) and CFG-sync (3.0)."""
+    study = fake_study.study()
+    students = [model for model in study["models"] if model["kind"] == "student"]
+    four = next(model for model in students if (model["entry"], model["windows"]) == ("perflow-sdxl", 4))
+    study["models"].remove(four)
+    study["models"].insert(1, four)
+    page = report.rivals(shown(study=study))
+    assert "PeRFlow (SDXL recipe), K=4 is the first student" in text(page)
+    rows = re.findall(r"<tr><td.*?</tr>", page)
+    said = {tuple(text(cell) for cell in re.findall(r"<td.*?>(.*?)</td>", row)[:2]): row for row in rows}
+    assert '<span class="badge yes">' in said["Rectified diffusion, phased, K=4", "4"]
+    assert '<span class="badge no">' in said["PeRFlow (SD 1.5 recipe), K=4", "4"]
+    for steps in ("4", "8"):  # with 8 the seeds' spread is as large as the difference; its sign is not
+        assert "<td>−" in said["Rectified diffusion, phased, K=4", steps]
+        assert "<td>+" in said["PeRFlow (SD 1.5 recipe), K=4", steps]
+    assert not any(label.startswith("PeRFlow (SDXL recipe), K=4") for label, _ in said)
+    alone = copy.deepcopy(study)
+    alone["models"] = alone["models"][:2]
+    alone["pairs"] = [row for row in alone["pairs"] if row["name"] == four["pairs"]]
+    assert report.rivals(shown(study=alone)) == ""
+
+
 def frugal(count: int) -> dict:
     """The made-up study and the same recipe again with other pairs: ``count`` of them."""
     study = copy.deepcopy(fake_study.study())

@@ -91,7 +91,7 @@ def _page(study: dict, data: report.Report, given: argparse.Namespace, out: Path
         "Computed; differences under common noise, Holm-corrected together.", "",
         report.readings_markdown(out).strip(), "",
     ]  # fmt: skip
-    asked = (report.gain, report.starts, report.budget, report.monotone)
+    asked = (report.rivals, report.gain, report.starts, report.budget, report.monotone)
     answers = (report.as_markdown(section(data)) for section in asked)
     lines += [part for answer in answers if answer for part in (answer, "")]
     if elsewhere := report.compatibility_markdown(out).strip():

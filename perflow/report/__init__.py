@@ -14,7 +14,7 @@ from perflow.report.listings import ablation_table, main_table
 from perflow.report.markup import as_markdown
 from perflow.report.protocol import settings
 from perflow.report.provenance import provenance
-from perflow.report.questions import budget, monotone, starts
+from perflow.report.questions import budget, monotone, rivals, starts
 from perflow.report.render import render
 from perflow.report.sections import (
     ablation,
@@ -60,6 +60,7 @@ __all__ = [
     "readings",
     "readings_markdown",
     "render",
+    "rivals",
     "samples",
     "samples_by_windows",
     "settings",

@@ -20,7 +20,7 @@ from perflow.report import reading
 from perflow.report.data import Report, records
 from perflow.report.html import Cell, Html, badge, folded, paragraph, table
 from perflow.report.study import Arm, arms, metric_name
-from perflow.report.words import count, listed, number, pairs_of, signed, stepped
+from perflow.report.words import count, listed, number, pairs_of, probability, signed, stepped
 
 Measured = dict[str, dict[str, Any]]
 """Metrics files by model."""
@@ -72,6 +72,39 @@ def has(arm: Arm, metric: str, measured: Measured) -> bool:
 def estimates(arm: Arm, metric: str, measured: Measured) -> list[dict[str, Any]]:
     """One estimate a training seed."""
     return [measured[model]["trials"][arm.trial]["metrics"][metric] for model in arm.models]
+
+
+def rivals(report: Report) -> Html:
+    """Every student against the study's first, where steps and network evaluations are equal."""
+    measured, metric = measured_of(report), report.shown("fd_teacher")
+    every = [arm for arm in arms(report.study, report.results / "specs") if arm.kind == "student"]
+    every = [arm for arm in every if has(arm, metric, measured)]
+    first = {_place(arm): arm for arm in every if arm.key == every[0].key}
+    pairs = [(arm, first[_place(arm)]) for arm in every if arm.key != every[0].key and _place(arm) in first]
+    if not pairs:
+        return Html("")
+    found = sorted(differences(pairs, metric, measured, alpha(report)), key=lambda one: (one.own.steps, one.difference))
+    rows = [
+        [Cell(escape(one.own.label), 1, "method"), Cell(stepped(one.own.steps)), Cell(str(one.own.nfe)),
+         Cell(number(one.values[0], 3), 1, "key"), Cell(str(len(one.own.models))),
+         Cell(f"{signed(one.difference)}<small>[{signed(one.low)}, {signed(one.high)}]</small>"),
+         Cell(probability(one.p)), Cell(badge(one.verdict))]
+        for one in found
+    ]  # fmt: skip
+    text = (
+        f"{every[0].label} is the first student of this study. Each other one is held against it where steps and"
+        f" network evaluations are the same; {count(len(found), 'comparison')}, corrected together."
+    )
+    header = ["method", "steps", "evaluations", metric_name(metric, report.extractor), "seeds",
+              "difference to the first", "p, corrected", "better than the first"]  # fmt: skip
+    return Html("".join((
+        '<h2 id="rivals">Against the first student</h2>', paragraph(text), table(header, rows, kind="results"),
+    )))  # fmt: skip
+
+
+def _place(arm: Arm) -> tuple[Any, ...]:
+    """What two arms share that cost the same."""
+    return arm.base, arm.steps, arm.nfe, arm.teacher
 
 
 def starts(report: Report) -> Html:
