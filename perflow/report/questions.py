@@ -95,11 +95,16 @@ def rivals(report: Report) -> Html:
         f"{every[0].label} is the first student of this study. Each other one is held against it where steps and"
         f" network evaluations are the same; {count(len(found), 'comparison')}, corrected together."
     )
-    header = ["method", "steps", "evaluations", metric_name(metric, report.extractor), "seeds",
+    header = ["method", "steps", "evaluations", _mean_of(report, metric), "seeds",
               "difference to the first", "p, corrected", "better than the first"]  # fmt: skip
     return Html("".join((
         '<h2 id="rivals">Against the first student</h2>', paragraph(text), table(header, rows, kind="results"),
     )))  # fmt: skip
+
+
+def _mean_of(report: Report, metric: str) -> str:
+    """The heading of a metric where a cell is the mean over training seeds."""
+    return f"{metric_name(metric, report.extractor)}, mean of seeds"
 
 
 def _place(arm: Arm) -> tuple[Any, ...]:
@@ -137,7 +142,7 @@ def starts(report: Report) -> Html:
             Cell(" ".join(number(mean(gap), 2) for _, gap in sorted(gaps.items()))),
             Cell("" if one is None else f"{signed(one.difference)} {badge(one.verdict)}"),
         ])  # fmt: skip
-    header = ["method", "steps", metric_name(metric, report.extractor), "seeds", "teacher evaluations",
+    header = ["method", "steps", _mean_of(report, metric), "seeds", "teacher evaluations",
               "own states to starts, by window", "closer than data starts"]  # fmt: skip
     text = (
         "A window learns from the states it is taught at. On its way a student comes by at states of its own: the"
@@ -184,7 +189,7 @@ def budget(report: Report) -> Html:
             Cell(number(mean(values), 3), 1, "key"), Cell(str(len(values))),
             Cell("" if one is None else f"{signed(one.difference)} {badge(one.verdict)}"),
         ])  # fmt: skip
-    header = ["method", "steps", "teacher evaluations", metric_name(metric, report.extractor), "seeds",
+    header = ["method", "steps", "teacher evaluations", _mean_of(report, metric), "seeds",
               "closer than with the most evaluations"]  # fmt: skip
     text = (
         "These rows differ in their pairs alone: how many there are, and by which solver and steps the teacher solved"
