@@ -213,7 +213,7 @@ def _start(params: rows.Params, place: str, recipe: rows.StudentRecipe, base: st
             f"{place}.prediction: it starts from '{recipe.start}', which says {found.recipe.prediction};"
             f" got {recipe.prediction!r}"
         )
-    if recipe.guidance_embedding is None and taught_range(params, found.recipe) is not None:
+    if recipe.guidance_embedding is None and found.recipe.source and found.recipe.source.guidance:
         raise PerflowError(
             f"{place}.guidance_embedding: missing; it starts from '{recipe.start}', whose network is told its guidance"
         )
