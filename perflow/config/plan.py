@@ -226,7 +226,8 @@ def _work(study: Study, table: str, name: str) -> str:
         case "students":
             row = study.students[name]
             if row.source:
-                return f"released {row.source.held}, {row.path}, {row.prediction}"
+                told = f", guidance {spread(row.source.guidance)}" if row.source.guidance else ""
+                return f"released {row.source.held}, {row.path}, {row.prediction}{told}"
             steps = f"{row.training.steps:,} steps of {row.training.batch}"
             told = f", guidance in {row.told.size} numbers" if row.told else ""
             return f"{steps}, {row.method['name']}, {row.path}, {row.prediction}{told}"

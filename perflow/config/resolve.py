@@ -19,7 +19,7 @@ from perflow.config.load import checked, known, load_params
 from perflow.config.method import method_row
 from perflow.config.splits import add_prompts, add_splits, check_negative
 from perflow.config.study import Skipped, Study
-from perflow.config.told import check_perceptual, check_within, told_guidance
+from perflow.config.told import check_perceptual, check_within, taught_range, told_guidance
 from perflow.config.transfers import add_transfers
 from perflow.core import BEST, RK45, SDE, SOLVER_CALLS, SPACINGS, WINDOW
 from perflow.core.grid import each_window, lay, stretches
@@ -212,6 +212,10 @@ def _start(params: rows.Params, place: str, recipe: rows.StudentRecipe, base: st
             f"{place}.prediction: it starts from '{recipe.start}', which says {found.recipe.prediction};"
             f" got {recipe.prediction!r}"
         )
+    if recipe.guidance_embedding is None and found.recipe.source and found.recipe.source.guidance:
+        raise PerflowError(
+            f"{place}.guidance_embedding: missing; it starts from '{recipe.start}', whose network is told its guidance"
+        )
     if found.recipe.guidance_embedding not in (None, recipe.guidance_embedding):
         raise PerflowError(
             f"{place}.guidance_embedding: it starts from '{recipe.start}', which has"
@@ -283,8 +287,8 @@ def _taught_pairs(
     """The student that makes pairs, and its steps a window: on its own windows if it is sampled on them."""
     found = link(params, f"{place}.teacher", source.teacher, base, label)
     windowed = found.recipe.trials.windowed
-    if found.recipe.guidance_embedding is not None and found.recipe.pairs in params.pairs:
-        check_within(f"{place}.guidance", source.guidance, source.teacher, params.pairs[found.recipe.pairs].guidance)
+    if (taught := taught_range(params, found.recipe)) is not None:
+        check_within(f"{place}.guidance", source.guidance, source.teacher, taught)
     if windowed != (source.solver == WINDOW) or (not windowed and WINDOW in each_window(source.solver, 1)):
         valid = f"is sampled on its windows: {WINDOW}" if windowed else f"is not: one of {', '.join(SOLVER_CALLS)}"
         raise PerflowError(f"{place}.solver: the teacher '{source.teacher}' {valid}; got {source.solver!r}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from perflow import artifacts
 from perflow.config import places
-from perflow.config.rows import AnyBase, Scaled, Tuned
+from perflow.config.rows import AnyBase, Scaled, Student, Tuned
 from perflow.config.study import TABLES, Study
 from perflow.fingerprint import fingerprint
 
@@ -101,7 +101,7 @@ def _model_summary(study: Study, name: str, hashes: dict[str, dict[str, str]]) -
         "method": student.method["name"] if student.method else None,
         "path": student.path, "prediction": student.prediction,
         "starts": pairs.starts if pairs else None,
-        "guidance_mode": _guidance_mode(study, student.pairs) if student.pairs else None,
+        "guidance_mode": _guidance_mode(study, student.pairs) if student.pairs else _released_mode(student),
         "links": _links(study, name),
         "model_spec": hashes["students"][name],
     } | ({"ends": pairs.ends} if pairs and pairs.ends == "data" else {})  # fmt: skip
@@ -138,6 +138,11 @@ def _links(study: Study, name: str) -> list[str]:
     pairs = study.pairs[student.pairs]
     direct = [other for other in (student.start, pairs.teacher, pairs.student) if other]
     return list(dict.fromkeys([*direct, *(far for near in direct for far in _links(study, near))]))
+
+
+def _released_mode(student: Student) -> str | None:
+    """What is known of the guidance of a student that others taught: whether it is told it."""
+    return "CFG-embedded" if student.told else None
 
 
 def _guidance_mode(study: Study, pairs: str) -> str:

@@ -11,6 +11,10 @@ from perflow.models import TELLING
 
 def told_guidance(params: rows.Params, place: str, recipe: rows.StudentRecipe, family: str) -> rows.ToldGuidance | None:
     """How a student's network is told its guidance; PerflowError unless that goes with its pairs and its family."""
+    if recipe.source is not None and recipe.source.guidance is not None:
+        known("family", f"{place}.source.guidance: its family", family, TELLING)
+        least, most = recipe.source.guidance
+        return rows.ToldGuidance(size=None, least=least, most=most)
     guidance, size = params.pairs[recipe.pairs].guidance if recipe.pairs else 1.0, recipe.guidance_embedding
     if isinstance(guidance, list) != (size is not None):
         raise PerflowError(
@@ -21,6 +25,14 @@ def told_guidance(params: rows.Params, place: str, recipe: rows.StudentRecipe, f
         return None
     known("family", f"{place}.guidance_embedding: its family", family, TELLING)
     return rows.ToldGuidance(size=size, least=guidance[0], most=guidance[1])
+
+
+def taught_range(params: rows.Params, recipe: rows.StudentRecipe) -> list[float] | None:
+    """The range of guidance that a student's network is told, here or elsewhere; None if it is told none."""
+    if recipe.source is not None:
+        return recipe.source.guidance
+    pairs = params.pairs.get(recipe.pairs or "")
+    return pairs.guidance if recipe.guidance_embedding is not None and pairs is not None else None
 
 
 def check_within(place: str, guidance: float | list[float], model: str, taught: list[float]) -> None:

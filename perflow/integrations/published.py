@@ -83,22 +83,45 @@ _LAST = "conv_out."
 """The UNet's last layer, which is linear: with its sign turned the network says the opposite."""
 
 
-def student_weights(source: Path, base: Path, family: str, held: str, towards_data: bool = False) -> dict[str, Tensor]:
+def student_weights(
+    source: Path, base: Path, family: str, held: str, towards_data: bool = False, told: bool = False
+) -> dict[str, Tensor]:
     """The weights, fp32, of the student that ``source`` makes of the base in the pipeline folder ``base``.
 
     ``held`` says what the tensors are (:data:`HELD`); a LoRA is merged by diffusers, with the scales it names.
     ``towards_data``: the network says a velocity from noise to data, as InstaFlow's, and is turned around.
-    PerflowError if names or shapes are not the base's.
+    ``told``: the network is told its guidance, as LCM's, by a matrix that the base lacks (``delta.ADDED``).
+    PerflowError if names or shapes are not the base's, or if such a matrix is missing, unasked for or of another shape.
     """
     weights = pipeline_folder.tensors(base / pipeline_folder.NETWORK)
     if held == "lora":
         found = _with_lora(source, base, family)
     else:
         found = _tensors(source)
-        delta.check_shapes(str(source), found, weights)
-        found = delta.add(weights, found, {}, other_base=True) if held == "delta" else found
+        delta.check_shapes(str(source), found, {**weights, **_told(source, found, weights, told)})
+        found = delta.add(weights, found, {"told": told}, other_base=True) if held == "delta" else found
     found = {name: value.float().contiguous() for name, value in found.items()}
     return {name: -value if towards_data and name.startswith(_LAST) else value for name, value in found.items()}
+
+
+def _told(source: Path, found: dict[str, Tensor], base: dict[str, Tensor], told: bool) -> dict[str, Tensor]:
+    """What released weights have for the embedded guidance, if anything; PerflowError where it is missing, unasked
+    for, or of a shape that it cannot have."""
+    matrix = found.get(delta.ADDED)
+    if (matrix is not None) != told:
+        said = (
+            f"its network is told no guidance (no '{delta.ADDED}'); leave source.guidance out"
+            if matrix is None
+            else f"its network is told its guidance ('{delta.ADDED}'); say its range as source.guidance: [least, most]"
+        )
+        raise PerflowError(f"{source}: {said}")
+    if matrix is None:
+        return {}
+    channels = base["time_embedding.linear_1.weight"].shape[1]
+    if matrix.ndim != 2 or matrix.shape[0] != channels or matrix.shape[1] < 4 or matrix.shape[1] % 2:
+        shape = tuple(matrix.shape)
+        raise PerflowError(f"{source}: '{delta.ADDED}' has shape {shape}; it is ({channels}, an even number from 4)")
+    return {delta.ADDED: matrix}
 
 
 def _with_lora(source: Path, base: Path, family: str) -> dict[str, Tensor]:

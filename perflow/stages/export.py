@@ -36,7 +36,9 @@ def export(spec: Spec, student_spec: Path, weights: Path, base: Path, out: Path)
         "timestep_offset": -1 if student.source is None else student.source.timestep_offset,
         "trial": row.trial.model_dump(exclude={"name"}),
         "row": student.model_dump(mode="json"), "spec": spec.hash, "student_spec": trained.hash,
-    } | ({"told": student.told.model_dump()} if student.told else {})  # fmt: skip
+    }  # fmt: skip
+    if student.told is not None:
+        header["told"] = {**student.told.model_dump(), "size": tensors[delta.ADDED].shape[1]}
     artifacts.write_tensors(out, change, header)
     named = (
         {} if student.rank is None else {"lora": _lora(change, student.rank, header, out.with_name("lora.safetensors"))}

@@ -28,7 +28,9 @@ def take(spec: Spec, start: Path, out: Path, root: Path = Path()) -> None:
     if source.sha256 is not None and (not place.is_file() or artifacts.sha256_file(place) != source.sha256):
         raise PerflowError(f"{place}: its sha256 is not the row's, {source.sha256[:12]}")
     folder = start.parent / base["folder"]
-    weights = published.student_weights(place, folder, row.family, source.held, source.towards_data)
+    weights = published.student_weights(
+        place, folder, row.family, source.held, source.towards_data, row.told is not None
+    )
     header = {
         "spec": spec.hash, "base": {"name": row.base, "sha256": base["sha256"]}, "steps": 0, "pairs": None,
         "sha256": artifacts.tensor_hash(weights),

@@ -99,3 +99,54 @@ def test_who_is_taught_by_a_told_student_is_led_away_from_what_that_one_was(told
     told["pairs"]["further"]["negative"] = "ugly"
     with pytest.raises(PerflowError, match="negative: its teacher 'eps-guided-k2-s0' is told its guid"):
         config.load(write_params(told))
+
+
+@pytest.fixture
+def released(told):
+    """The same, where the student that is told its guidance was taught elsewhere."""
+    kept = {
+        key: told["students"]["guided"][key] for key in ("label", "path", "prediction", "bases", "windows", "trials")
+    }
+    told["students"]["guided"] = kept | {"source": {"weights": "w", "held": "weights", "guidance": [2.0, 8.0]}}
+    del told["pairs"]["skips"]
+    return told
+
+
+def test_a_released_network_that_is_told_it_costs_as_little_and_says_the_same(released, write_params):
+    study = config.load(write_params(released))
+    student = "eps-guided-k2-s0"
+    assert study.students[student].told.model_dump() == {"size": None, "least": 2.0, "most": 8.0}
+    assert [trial.nfe for trial in study.samples[student].trials] == [2, 4, 2, 4]
+    assert pair_evaluations(study, "eps-further-k1") == 8 * 2
+    models = {model["name"]: model["guidance_mode"] for model in config.summary(study)["models"]}
+    assert models[student] == "CFG-embedded"
+    assert "released weights, diffusion, ddim_eps, guidance 2 to 8" in plan(study)
+    released["students"]["guided"]["source"].pop("guidance")
+    plain = config.load(write_params(released))
+    assert "guidance" not in plain.spec("students", student)["row"]["source"]
+    assert {model["name"]: model["guidance_mode"] for model in config.summary(plain)["models"]}[student] is None
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("pairs", "further", "guidance"), 9.0, "'guided' is told its guidance, from 2 to 8; got 9.0"),
+        (("students", "guided", "trials", "guidance"), 1.0, "is told its guidance, from 2 to 8; got 1.0"),
+        (
+            ("students", "after", "start"),
+            "guided",
+            "guidance_embedding: missing; it starts from 'guided', whose network",
+        ),
+        (("students", "guided", "source", "guidance"), [2.0], r"\[least, most\] of a range; got \[2.0\]"),
+        (("students", "guided", "source", "held"), "lora", "source.guidance: no LoRA holds how"),
+        (("students", "guided", "guidance_embedding"), 32, "was taught elsewhere and has no guidance_embedding"),
+    ],
+)
+def test_what_does_not_go_with_a_released_network_is_one_line(where, value, said, released, write_params):
+    *path, last = where
+    place = released
+    for key in path:
+        place = place[key]
+    place[last] = value
+    with pytest.raises(PerflowError, match=said):
+        config.load(write_params(released))

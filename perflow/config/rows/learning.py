@@ -11,6 +11,7 @@ from perflow.config.rows.row import (
     Count,
     Embedding,
     Guidance,
+    GuidanceRange,
     Label,
     Name,
     Optim,
@@ -166,6 +167,8 @@ _MOST_TRIALS = 5000
 class Released(Row):
     """A student that others taught: where its weights are, and what of them cannot be read off."""
 
+    optional = ("guidance",)
+
     weights: str
     """A .safetensors file of the UNet's tensors, a UNet folder or a pipeline folder; a relative path starts at the
     repository."""
@@ -177,6 +180,9 @@ class Released(Row):
     """0: the network is told T t, as the official code tells it; -1: T t - 1."""
     towards_data: bool = False
     """Its velocity points from noise to data, against ours."""
+    guidance: GuidanceRange | None = None
+    """[least, most] that its network was taught to be told, as LCM's is; how many numbers it is told it in is read off
+    the weights. None: its network is not told its guidance."""
     hub: str | None = None
     """The repository they were downloaded from, for the record."""
     size: Annotated[Bytes | None, Field(exclude=True)] = None
@@ -229,6 +235,8 @@ class StudentRecipe(Row):
             raise ValueError(f"{absent[0]}: missing; got neither it nor a source")
         if self.source is not None and self.source.towards_data and self.prediction != "velocity":
             raise ValueError(f"source.towards_data is of a velocity; got prediction {self.prediction!r}")
+        if self.source is not None and self.source.guidance is not None and self.source.held == "lora":
+            raise ValueError("source.guidance: no LoRA holds how a network is told its guidance; got both")
         if self.rank is not None and self.guidance_embedding is not None:
             raise ValueError(
                 "a student of low rank has no guidance_embedding: what loads a LoRA has no place for it; got both"
@@ -250,7 +258,8 @@ class StudentRecipe(Row):
 class ToldGuidance(Row):
     """How a student's network is told its guidance: embedded in ``size`` numbers, one from ``least`` to ``most``."""
 
-    size: Embedding
+    size: Embedding | None
+    """None: as the released weights have it."""
     least: Guidance
     most: Guidance
 

@@ -66,6 +66,9 @@ def _check_range(guidance: float | list[float]) -> float | list[float]:
 PairGuidance = Annotated[Guidance | list[Guidance], AfterValidator(_check_range)]
 """One number, or a range [least, most] from which every pair has its own, uniformly."""
 
+GuidanceRange = Annotated[list[Guidance], AfterValidator(_check_range)]
+"""[least, most]."""
+
 WindowGuidance = Guidance | Annotated[list[Guidance], Field(min_length=1)]
 """One number, or one a window of the student (PeRFlow §4: dynamic CFG, such as 7.5-4-4-4)."""
 
