@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perflow import artifacts, report, tracking
-from perflow.report import card, figures, galleries, protocol, words
+from perflow.report import card, estimates, figures, galleries, protocol, words
 from tests import fake_study
 
 CALLS = 137
@@ -86,7 +86,7 @@ def test_they_are_drawn_among_evaluations_and_in_a_gallery_of_their_own(told) ->
 
 def test_cards_and_mlflow_say_what_a_sample_took(told) -> None:
     results, _ = told
-    said = card._trial({"solver": "rk45", "steps": 0, "nfe": CALLS, "guidance": 1.0})
+    said = estimates.trial({"solver": "rk45", "steps": 0, "nfe": CALLS, "guidance": 1.0})
     assert said == f"rk45, adaptive steps, {CALLS} evaluations, guidance 1"
     found = tracking._final_metrics(table(results, "rows"), "digits-perflow-sdxl-k4-s0")
     assert (found["nfe/rk45"], found["evaluations/rk45"], found["evaluations_low/rk45"]) == (CALLS, CALLS, 135)
