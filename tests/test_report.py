@@ -559,6 +559,7 @@ def test_what_a_pipeline_is_shown_stands_above_its_samples_item_by_item(tmp_path
         assert (column == each[0, 0]).all()
     below = mosaic[cell + 8 :][:cell, :cell]
     assert not (below == below[0, 0]).all()  # the teacher's samples
+    assert "where the pipeline is shown one: that of the first row." in report.compatibility(data)
     (folder / "shown.zip").write_bytes(b"")
     with pytest.raises(PerflowError, match=r"shown\.zip"):
         galleries.elsewhere(data, "painted", "digits", 4)
