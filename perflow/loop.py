@@ -76,9 +76,9 @@ class Loop:
         self.look_seconds = 0.0 if device == "cpu" else _LOOK_SECONDS
         self.model = model.to(device).train()
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
-        )
+        # found once: to walk a network of many small modules at every step is a per cent of a small one's step
+        self._weights, self._averages = list(self.model.parameters()), list(self.ema.parameters())
+        self.optimizer = torch.optim.AdamW(self._weights, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
         self.curve: list[dict[str, float]] = []
         self.activation_bytes = 0
         """What one pass keeps for its backward pass, of the first step of a run; parameters are not counted."""
@@ -129,7 +129,7 @@ class Loop:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             losses.append(self._backward(loss, model, step, shares))
-            norms.append(self.accelerator.clip_grad_norm_(self.model.parameters(), self.optim.clip))
+            norms.append(self.accelerator.clip_grad_norm_(self._weights, self.optim.clip))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self._average(ema_decay(self.optim, step))
@@ -199,8 +199,7 @@ class Loop:
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:
-        average, current = list(self.ema.parameters()), list(self.model.parameters())
-        torch._foreach_lerp_(average, current, 1 - decay)
+        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 
     def _check(self, step: int, **numbers: float) -> None:
         """PerflowError if one of ``numbers`` by ``step`` is not finite."""
@@ -214,7 +213,7 @@ class Loop:
         """Keep the state; PerflowError, with the last one left, if a weight or its average is not finite."""
         if not self.main:
             return
-        weights = [value.detach().abs().max() for value in (*self.model.parameters(), *self.ema.parameters())]
+        weights = [value.detach().abs().max() for value in (*self._weights, *self._averages)]
         self._check(step, **{"largest weight": float(torch.stack(weights).max())})
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
