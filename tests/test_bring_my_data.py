@@ -56,7 +56,7 @@ def test_the_entries_of_the_page_make_a_study_that_can_be_planned(root, entries,
     assert study.datasets["mine"].source == source
     assert study.extractors["SqueezeNet"].kind == "squeezenet"
     shell = "".join(re.findall(r"```sh\n(.+?)```", page, re.DOTALL))
-    plan, run, show = (line.partition("#")[0].strip() for line in shell.splitlines() if line)
+    plan, run, show, *_ = (line.partition("#")[0].strip() for line in shell.splitlines() if line)
     assert run == f"make study STUDY={plan.removeprefix('perflow plan ')}"
     assert config.places.home(root / plan.split()[-1], root) == root / "studies/mine"
     assert show == "perflow show studies/mine/data/mine-base/manifest.json"

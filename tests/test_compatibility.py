@@ -45,6 +45,7 @@ def study() -> tuple[dict, dict]:
         "models": [root, tuned, *students, own],
         "transfers": [*(transfer("tune", "tuned", of, "tuned") for of in students), *lora],
         "extractor": "cnn",
+        "settings": {},
     }
     values = {"teacher": 0.0, "teacher-2": 1.0, "ddim-4": 5.0, "heun-4": 4.0}
     measured = {}

@@ -76,7 +76,7 @@ def measure(
 
 def _table(found: dict[str, Any]) -> str:
     """The numbers, and what they are of, for a terminal."""
-    from perflow.metrics import called
+    from perflow.metrics.naming import called
     from perflow.report.study import metric_name
     from perflow.report.words import number
 

@@ -90,12 +90,6 @@ STANDARDISABLE = ("squeezenet", "torchscript")
 """Kinds whose features an entry may have standardised. A classifier standardises its own; FID's Inception has published
 numbers, which are of its features as they are."""
 
-
-def called(extractor: str, standardised: bool) -> str:
-    """An extractor as the names of metrics say it."""
-    return f"{extractor}-standardised" if standardised else extractor
-
-
 CLASSIFYING = (CLASSIFIER, "inception", "torchscript")
 """Kinds that may say how likely each class is: an object with ``classify`` (features [N, D] -> probabilities [N, C] by
 attribute)."""

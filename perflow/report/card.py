@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from perflow import artifacts
 from perflow.core.grid import dashed, spread
 from perflow.errors import PerflowError
-from perflow.metrics import called
+from perflow.metrics.naming import called
 from perflow.models import PIPELINES
 from perflow.report import estimates, markup, ranks
 from perflow.report.study import metric_name

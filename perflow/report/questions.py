@@ -86,7 +86,7 @@ def rivals(report: Report) -> Html:
     found = sorted(differences(pairs, metric, measured, alpha(report)), key=lambda one: (one.own.steps, one.difference))
     rows = [
         [Cell(escape(one.own.label), 1, "method"), Cell(stepped(one.own.steps)), Cell(str(one.own.nfe)),
-         Cell(number(one.values[0], 3), 1, "key"), Cell(str(len(one.own.models))),
+         Cell(number(one.values[0], 3)), Cell(str(len(one.own.models))),
          Cell(f"{signed(one.difference)}<small>[{signed(one.low)}, {signed(one.high)}]</small>"),
          Cell(probability(one.p)), Cell(badge(one.verdict))]
         for one in found

@@ -12,7 +12,7 @@ from typing import Any
 
 from perflow import artifacts
 from perflow.core import BEST, RK45, SDE, WINDOW
-from perflow.metrics import called
+from perflow.metrics.naming import called
 from perflow.models import SCHEDULERS
 
 METRICS = {
