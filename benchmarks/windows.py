@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from perflow.core.chunks import chunked
-from perflow.core.condition import take
+from perflow.core.condition import Condition, take
 from perflow.core.fields import base_field
 from perflow.core.rng import generator
 from perflow.core.solvers import SOLVERS
@@ -60,10 +60,14 @@ class _Windows:
     def __init__(self, model: handle.Model, data: Latents, windows: Windows, guidance: float, items: int) -> None:
         self.model, self.windows, self.guidance = model, windows, guidance
         drawn = torch.randint(len(data.latents), (items,), generator=generator(0, "windows", 0))
-        self.latents, self.caption, self.conditions = data.latents[drawn], data.caption[drawn], data.conditions
-        self.away = take(data.conditions, torch.tensor([0])) if model.base.has_null else None
+        self.latents, self.caption, self.kept = data.latents[drawn], data.caption[drawn], data.conditions
+        self.away = self._told(torch.tensor([0])) if model.base.has_null else None
         self.noise = model.noise(0, "windows-noise", range(items)).to(self.latents.device)
         self.exact = [self.end(k, *_EXACT) for k in range(len(windows))]
+
+    def _told(self, captions: torch.Tensor) -> Condition:
+        """The conditions of captions [B], which may be kept as tokens."""
+        return self.model.base.condition(take(self.kept, captions))
 
     def start(self, k: int) -> torch.Tensor:
         """The states [N, ...] that window k starts from."""
@@ -77,7 +81,7 @@ class _Windows:
         times = self.windows.time(k, torch.linspace(0, 1, steps + 1, dtype=torch.float64)).tolist()
 
         def cross(x: torch.Tensor, caption: torch.Tensor) -> torch.Tensor:
-            network = self.model.says(take(self.conditions, caption), self.away, self.guidance)
+            network = self.model.says(self._told(caption), self.away, self.guidance)
             return SOLVERS[solver](base_field(network, base.schedule, base.prediction), x, times, base.schedule)
 
         return chunked(cross, base.chunk, self.start(k), self.caption)

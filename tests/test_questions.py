@@ -180,6 +180,14 @@ def test_each_student_is_held_against_the_first_at_the_same_cost(shown):
     assert report.rivals(shown(study=alone)) == ""
 
 
+def test_steps_that_are_adaptive_are_no_equal_cost(shown):
+    study = fake_study.study()
+    for model in study["models"]:
+        if model["kind"] == "student" and model["windowed"]:
+            model["trials"].append(fake_study._trial("rk45", 0, 1.0))
+    assert "RK45" not in report.rivals(shown(study=study))
+
+
 def frugal(count: int) -> dict:
     """The made-up study and the same recipe again with other pairs: ``count`` of them."""
     study = copy.deepcopy(fake_study.study())

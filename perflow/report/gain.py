@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from perflow.report import figures, reading
 from perflow.report.data import Report
 from perflow.report.html import Cell, Html, badge, figure, folded, paragraph, table
-from perflow.report.questions import Difference, Measured, alpha, differences, estimates, has, measured_of
+from perflow.report.questions import Difference, Measured, alpha, apart, differences, estimates, has, measured_of
 from perflow.report.study import Arm, arms, metric_name
-from perflow.report.words import count, listed, number, probability, signed
+from perflow.report.words import count, listed, number
 
 Place = tuple[str, float, int]
 """Base, guidance of the teacher, most network evaluations."""
@@ -164,8 +164,7 @@ def _differences(found: Sequence[Difference]) -> Html:
     rows = [
         [Cell(escape(f"{one.own.label}, {count(one.own.steps, 'step')}"), 1, "method"),
          Cell(escape(f"{one.other.label}, {count(one.other.steps, 'step')}")),
-         Cell(f"{signed(one.difference)}<small>[{signed(one.low)}, {signed(one.high)}]</small>"),
-         Cell(probability(one.p)), Cell(badge(one.verdict))]
+         *apart(one)]
         for one in found
     ]  # fmt: skip
     return table(["this", "against", "difference", "p, corrected", "verdict"], rows)

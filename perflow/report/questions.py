@@ -78,17 +78,16 @@ def rivals(report: Report) -> Html:
     """Every student against the study's first, where steps and network evaluations are equal."""
     measured, metric = measured_of(report), report.shown("fd_teacher")
     every = [arm for arm in arms(report.study, report.results / "specs") if arm.kind == "student"]
-    every = [arm for arm in every if has(arm, metric, measured)]
+    every = [arm for arm in every if arm.steps and has(arm, metric, measured)]  # adaptive steps are no equal cost
     first = {_place(arm): arm for arm in every if arm.key == every[0].key}
     pairs = [(arm, first[_place(arm)]) for arm in every if arm.key != every[0].key and _place(arm) in first]
     if not pairs:
         return Html("")
     found = sorted(differences(pairs, metric, measured, alpha(report)), key=lambda one: (one.own.steps, one.difference))
     rows = [
-        [Cell(escape(one.own.label), 1, "method"), Cell(stepped(one.own.steps)), Cell(str(one.own.nfe)),
+        [Cell(escape(one.own.label), 1, "method"), Cell(str(one.own.steps)), Cell(str(one.own.nfe)),
          Cell(number(one.values[0], 3)), Cell(str(len(one.own.models))),
-         Cell(f"{signed(one.difference)}<small>[{signed(one.low)}, {signed(one.high)}]</small>"),
-         Cell(probability(one.p)), Cell(badge(one.verdict))]
+         *apart(one)]
         for one in found
     ]  # fmt: skip
     text = (
@@ -100,6 +99,12 @@ def rivals(report: Report) -> Html:
     return Html("".join((
         '<h2 id="rivals">Against the first student</h2>', paragraph(text), table(header, rows, kind="results"),
     )))  # fmt: skip
+
+
+def apart(one: Difference) -> list[Cell]:
+    """The cells of a difference: it with its interval, its corrected p, the verdict."""
+    interval = f"<small>[{signed(one.low)}, {signed(one.high)}]</small>"
+    return [Cell(f"{signed(one.difference)}{interval}"), Cell(probability(one.p)), Cell(badge(one.verdict))]
 
 
 def _mean_of(report: Report, metric: str) -> str:
