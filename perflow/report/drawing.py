@@ -37,6 +37,8 @@ _STYLE = {
     "lines.markersize": 6,
     "errorbar.capsize": 2.5,
 }
+_NEAR = 1 / 18
+"""Of the width of an axis: what two marks need between them."""
 
 
 @contextmanager
@@ -57,9 +59,13 @@ def marker(index: int) -> str:
 
 
 def powers(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic x axis, marked at the values that occur."""
+    """A logarithmic x axis, marked at the values that occur, but for those so near the mark before that they touch."""
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))))
+    marks: list[float] = []
+    for value in sorted(set(values)):
+        if not marks or value >= marks[-1] * (max(values) / min(values)) ** _NEAR:
+            marks.append(value)
+    axes.xaxis.set_major_locator(FixedLocator(marks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

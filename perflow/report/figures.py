@@ -72,8 +72,8 @@ def quality(report: Report, base: str, metric: str) -> Figure:
                 ends.append((x[-1], points[-1]["value"], arms[0]["label"], looks.ink(arms[0]["entry"])))
                 if not arms[0]["steps"]:
                     axes.annotate(
-                        arms[0]["label"], (x[0], points[0]["value"]), (-7, 0), textcoords="offset points", ha="right",
-                        va="center", fontsize=8, color=looks.ink(arms[0]["entry"]),
+                        arms[0]["label"], (x[0], points[0]["high"]), (0, 5), textcoords="offset points", ha="center",
+                        va="bottom", rotation=90, fontsize=8, color=looks.ink(arms[0]["entry"]),
                     )  # fmt: skip
             if floor is not None and (floor > 0 or not logarithmic):
                 axes.axhline(floor, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
