@@ -1,10 +1,11 @@
 """Stages against their floor: the bare network calls they cannot do without.
 
-    python -m benchmarks.stages [--device cpu] [--pairs 4096] [--steps 60] [--repeats 3]
+    python -m benchmarks.stages [--device cpu] [--pairs 4096] [--steps 60] [--repeats 5]
 
-The embedded base of params.yaml at its real size, trained for two steps (speed does not ask for quality). Stage and
-floor take turns in one process; each is the best of the repeats. ``recipe`` compares a whole training on cached
-pairs, the cache included, with a loop that solves each batch's windows online, as the official script does.
+The embedded base of params.yaml at its real size, trained for two steps (speed does not ask for quality). Floor and
+stage take turns in one process, and the share of each turn is one measurement: a machine that is slower for a while is
+slower for both. ``recipe`` compares a whole training on cached pairs, the cache included, with a loop that solves each
+batch's windows online, as the official script does.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import argparse
 import copy
 import os
 import platform
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
@@ -37,11 +38,12 @@ from perflow.datasets import store
 from perflow.images import png
 from perflow.methods import make
 from perflow.metrics.features import Extractor
+from perflow.metrics.looking import Viewer
+from perflow.metrics.squeezenet import SIDE, SqueezeNet
 from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.pairs import PairCache
 
-"""Items a forward pass, as in the stages; guidance doubles it."""
 _STUDENT = "digits-perflow-sdxl-k4-s0"
 
 
@@ -84,9 +86,20 @@ def between(stage: Iterator) -> float:
     return timed(lambda: list(stage))
 
 
-def row(name: str, floor: float, took: float) -> str:
-    """One line: floor, time, and the share of the time that the floor is."""
-    return f"| {name} | {floor:.2f} | {took:.2f} | {floor / took:.0%} |"
+class Turns:
+    """Floors and stages, as they took turns; one line of the table each."""
+
+    def __init__(self, repeats: int):
+        self.repeats, self.rows = repeats, []
+
+    def compare(self, name: str, floor: Callable[[], float], stage: Callable[[], float]) -> float:
+        """Seconds of ``stage`` in the median, after as many turns of both as there are repeats."""
+        turns = [(floor(), stage()) for _ in range(self.repeats)]
+        shares = sorted(bare / took for bare, took in turns)
+        bare, took = (statistics.median(column) for column in zip(*turns, strict=True))
+        ends = f"{shares[0]:.0%} to {shares[-1]:.0%}"
+        self.rows.append(f"| {name} | {bare:.3f} | {took:.3f} | {statistics.median(shares):.0%} | {ends} |")
+        return took
 
 
 def main() -> None:
@@ -95,7 +108,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--pairs", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     device = running.prepare(given.device, 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -125,37 +138,40 @@ def measure(given: argparse.Namespace, device: str) -> None:
     network, shape = model.base.network(), model.base.latent_shape
     condition = model.base.embed(["a red handwritten seven on a blue background"])
 
-    def forward(items: int) -> Callable[[], Any]:
+    def calls(items: int, count: int) -> Callable[[], float]:
+        """Seconds of ``count`` forward passes of ``items``, after one that is not counted."""
         x, t = torch.randn(items, *shape, device=device), torch.full((items,), 500.0, device=device)
         c = take(condition, torch.zeros(items, dtype=torch.long))
-        return torch.inference_mode()(lambda: network(x, t, c))
 
-    def best(function: Callable[[], float]) -> float:
-        return min(function() for _ in range(given.repeats))
+        @torch.inference_mode()
+        def run(times: int) -> None:
+            for _ in range(times):
+                network(x, t, c)
 
-    def call(items: int) -> float:
-        """Seconds of one forward pass."""
-        run = forward(items)
-        return best(lambda: timed(lambda: [run() for _ in range(10)]) / 10)
+        run(1)
+        return lambda: timed(lambda: run(count))
 
     def caching() -> float:
         for path in pairs.parent.glob("*"):
             path.unlink()
         return between(cache(home.spec("pairs", "digits-fixed-k4"), teacher, latents, pairs, device))
 
-    took_cache = best(caching)
-    shards = 3  # of four: the first one ends with the stage's first report
-    floor_cache = call(2 * MOST) * shards * (given.pairs // 4 // MOST) * recipe.window_steps
-
-    state = iter(range(10**6))
-    took_train = best(
-        lambda: between(
-            train(
-                home.spec("students", _STUDENT), teacher, pairs, weights, Path(f"results/state/{next(state)}"), device
-            )
-        )
+    turns, state = Turns(given.repeats), iter(range(10**6))
+    made = given.pairs // 4 * 2  # two shards of four: the first report comes when the second one is solved
+    took_cache = turns.compare(
+        f"cache: {made:,} guided pairs of {recipe.window_steps} steps",
+        calls(2 * MOST, made // MOST * recipe.window_steps),
+        caching,
     )
-    floor_train = best(lambda: timed(bare_training(model, condition, student.training, device, given.steps - 1)))
+
+    def training() -> float:
+        folder = Path(f"results/state/{next(state)}")
+        return between(train(home.spec("students", _STUDENT), teacher, pairs, weights, folder, device))
+
+    bare = bare_training(model, condition, student.training, device, given.steps - 1)
+    took_train = turns.compare(
+        f"train: {given.steps - 1} steps of {student.training.batch}", lambda: timed(bare), training
+    )
     export(
         home.spec("deltas", _STUDENT), Path("results/specs/students") / f"{_STUDENT}.json", weights, teacher,
         weights.with_name("delta.safetensors"),
@@ -163,28 +179,28 @@ def measure(given: argparse.Namespace, device: str) -> None:
     drawer = Drawer.load(weights.with_name("model.json"), device, ["a red handwritten seven"] * 4, MOST, 0)
     trial = next(t for t in home.study.samples[_STUDENT].trials if t.steps == 4)
     noise = drawer.noise(0)
-    took_draw = best(lambda: timed(lambda: drawer.draw(trial, noise)))
-    floor_draw = call(MOST) * (len(noise) // MOST) * trial.steps
-
-    online = best(lambda: timed(online_training(model, recipe, student, pairs, device, 5))) / 5
-    cached = took_cache / (shards * given.pairs // 4) * home.count + took_train / (given.steps - 1) * home.steps
-
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    print(f"{name}, one thread, torch {torch.__version__}, Python {platform.python_version()}\n")
-    print("| stage | floor, s | took, s | floor / took |\n|---|---:|---:|---:|")
-    print(
-        row(
-            f"cache: {given.pairs // 4 * shards:,} guided pairs of {recipe.window_steps} steps", floor_cache, took_cache
-        )
+    turns.compare(
+        f"sample: {len(noise)} items, 4 steps",
+        calls(MOST, len(noise) // MOST * trial.steps),
+        lambda: timed(lambda: drawer.draw(trial, noise)),
     )
-    print(row(f"train: {given.steps - 1} steps of {student.training.batch}", floor_train, took_train))
-    print(row(f"sample: {len(noise)} items, 4 steps", floor_draw, took_draw))
-    print(row(*evaluation(dataset, best)))
     alone = handle.load(weights.with_name("model.json"), device)
     alone.base.chunk = 1  # as ``perflow sample --prompt`` draws
     single = Drawer.of(alone, device, ["a red handwritten seven"], 1, 0)
-    one = single.noise(0)
-    print(row("latency: 1 item, 4 steps", 4 * call(1), best(lambda: timed(lambda: single.draw(trial, one)))))
+    one, often = single.noise(0), 10
+    turns.compare(
+        f"latency: 1 item, 4 steps, {often} times",
+        calls(1, 4 * often),
+        lambda: timed(lambda: [single.draw(trial, one) for _ in range(often)]),
+    )
+    evaluation(dataset, turns, device)
+    online = timed(online_training(model, recipe, student, pairs, device, 5)) / 5
+    cached = took_cache / made * home.count + took_train / (given.steps - 1) * home.steps
+
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    print(f"{name}, one thread, torch {torch.__version__}, Python {platform.python_version()}\n")
+    print("| stage | floor, s | took, s | floor / took, median | of each turn |\n|---|---:|---:|---:|---:|")
+    print("\n".join(turns.rows))
     whole = online * home.steps
     print(
         f"\nrecipe: {home.steps} steps of {student.training.batch}: {cached:.1f} s on {home.count:,} cached pairs, the"
@@ -192,19 +208,37 @@ def measure(given: argparse.Namespace, device: str) -> None:
     )
 
 
-def evaluation(dataset: Path, best: Callable[[Callable[[], float]], float]) -> tuple[str, float, float]:
-    """Features of an archive of samples, against the feature network alone; seconds."""
+def evaluation(dataset: Path, turns: Turns, device: str) -> None:
+    """Features of an archive of samples, against bare calls of two feature networks: the study's own, and SqueezeNet
+    with random weights on images enlarged to 64 pixels."""
     manifest = store.manifest(dataset)
     pixels = store.images(store.load(dataset, "base"))[:1024]
-    network = Extractor(manifest["attributes"], manifest["resolution"]).eval()
-    archive = Path("samples.zip")
-    artifacts.write_archive(archive, {f"{i:05d}.png": png(image) for i, image in enumerate(pixels)})
+    own = Extractor(manifest["attributes"], manifest["resolution"]).eval()
+    large = SqueezeNet().eval()
+    wide = pixels[:128].repeat(4, axis=1).repeat(4, axis=2)
+    for name, network, images, bare, rows, side in (
+        ("the study's own", own, pixels, own, 128, manifest["resolution"]),
+        ("SqueezeNet", large, wide, large.features, 32, SIDE),
+    ):
+        archive = Path("samples.zip")
+        artifacts.write_archive(archive, {f"{i:05d}.png": png(image) for i, image in enumerate(images)})
+        x = torch.randn(rows, 3, side, side).to(device, memory_format=torch.channels_last)  # as pixels come
 
-    def observe() -> None:
-        network.observe(np.stack([store.decode(data) for data in artifacts.read_archive(archive).values()]))
+        @torch.inference_mode()
+        def forward(bare: Any = bare, x: torch.Tensor = x, count: int = len(images) // rows) -> None:
+            for _ in range(count):
+                bare(x)
 
-    floor = best(lambda: timed(lambda: network.observe(pixels)))
-    return f"evaluate: features of {len(pixels):,} images", floor, best(lambda: timed(observe))
+        viewer = Viewer(network.to(device), device)
+
+        def observe(viewer: Viewer = viewer, archive: Path = archive) -> None:
+            viewer.see(artifacts.Archive(archive))
+
+        turns.compare(
+            f"evaluate: {len(images):,} images of {images.shape[1]} pixels, {name}",
+            lambda forward=forward: timed(forward),
+            lambda observe=observe: timed(observe),
+        )
 
 
 def bare_training(model: Any, condition: Any, optim: Any, device: str, steps: int) -> Callable[[], None]:
