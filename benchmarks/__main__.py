@@ -14,7 +14,7 @@ from benchmarks.device import HEADER
 _QUICK = {
     "benchmarks.stages": ["--pairs", "512", "--steps", "3", "--repeats", "1"],
     "benchmarks.device": ["--width", "8", "--side", "8", "--batch", "2", "--steps", "2"],
-    "benchmarks.growth": ["--rows", "1", "--pairs", "1000", "--windows", "2", "--sides", "8"],
+    "benchmarks.growth": ["--rows", "1", "--pairs", "1000", "--images", "64", "--windows", "2", "--sides", "8"],
 }
 
 

@@ -1,10 +1,14 @@
-"""How planning grows with rows, memory with pairs, and a network's work with windows and resolution.
+"""How planning grows with rows, memory with pairs and images, and a network's work with windows and resolution.
 
-    python -m benchmarks.growth [--rows 200] [--pairs 1000 …] [--windows 1 2 4 8] [--sides 8 16 32] [--device cpu]
+    python -m benchmarks.growth [--rows 200] [--pairs 1000 …] [--images 256 …] [--windows 1 2 4 8] [--sides 8 16 32]
+        [--device cpu]
 
 Each row is a student with windows of its own: pairs, training, delta, samples and metrics, five jobs. Pairs are of the
-embedded base's size, 2 KiB, in shards of 10,000; what is measured is a process that draws 200 batches of 64. Windows
-and sides of the latents are those of ``benchmarks.device``, of a narrow network on a CPU and of the real one on a GPU.
+embedded base's size, 2 KiB, in shards of 10,000; what is measured is a process that draws 200 batches of 64. Images
+have 512 pixels a side; a process writes them as ``sample`` does and another looks at them as ``evaluate`` does, with a
+network that costs nothing, so what is left is PNG: with no thread as beside a CPU, with all cores as beside a GPU.
+Windows and sides of the latents are those of ``benchmarks.device``, of a narrow network on a CPU and of the real one on
+a GPU.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--pairs", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--images", type=int, nargs="*", default=[256, 1024])
     parser.add_argument("--windows", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--sides", type=int, nargs="*", default=[8, 16, 32])
     parser.add_argument("--device", default="auto")
@@ -52,6 +57,11 @@ def main() -> None:
             said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
             size = sum(path.stat().st_size for path in Path(folder).iterdir())
             print(f"| {pairs} | {size / 2**20:.0f} | {said.strip()} |")
+    print("\n| images | threads | on disk, MiB | written a second | memory of that, MiB | looked at a second"
+          " | memory of that, MiB |\n|---:|---|---:|---:|---:|---:|---:|")  # fmt: skip
+    for images in given.images:
+        for beside in ("cpu", "cuda"):
+            print(f"| {images} | {'none' if beside == 'cpu' else 'all cores'} {pictures(images, beside)}", flush=True)
     head, line = HEADER.split("\n")
     print(f"\n| windows | side {head}\n|---:|---:{line}", flush=True)
     for windows, side in [(k, given.sides[0]) for k in given.windows] + [(4, side) for side in given.sides]:
@@ -68,6 +78,50 @@ def network(device: str, windows: int, side: int) -> str:
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def pictures(count: int, beside: str) -> str:
+    """One line of the table, of a process that writes and one that looks."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = []
+        for script in (WRITER, VIEWER):
+            command = [sys.executable, "-c", script, folder, str(count), beside]
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+            said.append(done.stdout.strip())
+        size = (Path(folder) / "t.zip").stat().st_size
+        return f"| {size / 2**20:.0f} | {' | '.join(said)} |"
+
+
+WRITER = """
+import resource, sys, time
+from pathlib import Path
+import numpy as np
+import torch
+from perflow import trials
+folder, count, beside = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+rng = np.random.default_rng(0)
+ramp = (np.add.outer(np.arange(512), np.arange(512))[..., None] // 5 % 200).astype(np.uint8)
+shown = rng.integers(0, 8, (64, 512, 512, 3), dtype=np.uint8) + ramp
+blocks = lambda: (trials.Block(torch.zeros(64, 4, 64, 64), shown.copy()) for _ in range(count // 64))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before, begun = peak(), time.perf_counter()
+for _ in trials.write(folder, {"name": "t"}, "", blocks(), count, beside):
+    pass
+print(f"{count / (time.perf_counter() - begun):.1f} | {peak() - before:.0f}")
+"""
+VIEWER = """
+import resource, sys, time
+from pathlib import Path
+import numpy as np
+from perflow import artifacts
+from perflow.metrics.looking import Looks, Viewer
+class Free(Looks):
+    def look(self, prepared):
+        return prepared[:, 0, 0].astype(float), {}
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before, begun = peak(), time.perf_counter()
+found, _ = Viewer(Free(), sys.argv[3]).see(artifacts.Archive(Path(sys.argv[1]) / "t.zip"))
+print(f"{len(found) / (time.perf_counter() - begun):.1f} | {peak() - before:.0f}")
+"""
 READER = """
 import resource, sys, time
 from pathlib import Path

@@ -16,7 +16,7 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -346,30 +346,65 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
-def write_archive(path: str | Path, files: Mapping[str, bytes]) -> None:
-    """Write a zip with fixed times and no compression (its members are compressed already)."""
+@contextlib.contextmanager
+def archiving(path: str | Path) -> Iterator[Callable[[str, bytes], None]]:
+    """Write a zip with fixed times and no compression (its members are compressed already), member by member: what is
+    yielded takes a name and its bytes."""
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        yield lambda name, data: archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), data)
+
+
+def write_archive(path: str | Path, files: Mapping[str, bytes]) -> None:
+    """Write a zip as ``archiving`` does, members in name order."""
+    with archiving(path) as add:
         for name in sorted(files):
-            archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), files[name])
+            add(name, files[name])
 
 
-def read_archive(path: str | Path) -> dict[str, bytes]:
-    """Read a zip into memory, members in name order; nothing is extracted.
+class Archive(Sequence[bytes]):
+    """The members of a zip in name order, each read when it is asked for, by any thread; nothing is extracted.
 
     PerflowError naming the file if it is broken, encrypted, or expands to more than pictures can.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if any(member.flag_bits & 1 for member in members):
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        with self._understood():
+            self._archive = zipfile.ZipFile(path)
+            self._members = sorted(self._archive.infolist(), key=lambda member: member.filename)
+            if any(member.flag_bits & 1 for member in self._members):
                 raise zipfile.BadZipFile("encrypted")
-            if sum(member.file_size for member in members) > _EXPANSION * (os.path.getsize(path) + 1024):
+            if sum(member.file_size for member in self._members) > _EXPANSION * (os.path.getsize(path) + 1024):
                 raise zipfile.BadZipFile(f"it expands to more than {_EXPANSION} times its size")
-            return {member.filename: archive.read(member) for member in sorted(members, key=lambda m: m.filename)}
-    except OSError as error:
-        raise PerflowError(f"{path}: cannot be read ({error.strerror})") from None
-    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, EOFError, OverflowError) as error:
-        raise PerflowError(f"{path}: not a readable archive ({error}); delete it and run again") from None
+
+    @property
+    def names(self) -> list[str]:
+        """Of the members, in order."""
+        return [member.filename for member in self._members]
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        with self._understood():
+            return self._archive.read(self._members[number])
+
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PerflowError(f"{self._path}: cannot be read ({error.strerror})") from None
+        except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, EOFError, OverflowError) as error:
+            raise PerflowError(f"{self._path}: not a readable archive ({error}); delete it and run again") from None
+
+
+def read_archive(path: str | Path) -> dict[str, bytes]:
+    """Read a zip into memory, by name; PerflowError as of ``Archive``."""
+    archive = Archive(path)
+    return dict(zip(archive.names, archive, strict=True))
 
 
 def in_use(folder: str | Path) -> bool:

@@ -13,9 +13,9 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -27,6 +27,10 @@ from perflow.errors import PerflowError
 if TYPE_CHECKING:
     from perflow.config.rows import Optim
 
+Result = TypeVar("Result")
+
+_COUNTED = 128
+"""Items between two reports of what only counts them, at least."""
 _POINTS = 200
 """Points of a training curve."""
 _LOOK_SECONDS = 1.0
@@ -42,6 +46,18 @@ class Step(NamedTuple):
     loss: float | None = None
     lr: float | None = None
     grad_norm: float | None = None
+
+
+def counted(phase: str, counts: Generator[int, None, Result], total: int) -> Generator[Step, None, Result]:
+    """``counts`` of ``total`` as progress in ``phase``, at about every hundredth and the last; returns what they do."""
+    every = max(1, total // 100, _COUNTED)
+    while True:
+        try:
+            count = next(counts)
+        except StopIteration as end:
+            return end.value
+        if count % every == 0 or count == total:
+            yield Step(phase, count, total)
 
 
 def team(device: str) -> tuple[int, int]:

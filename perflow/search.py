@@ -20,7 +20,8 @@ import torch
 from perflow.config.rows import SearchRecipe, Trial
 from perflow.core import SPACINGS, WINDOW, spacing
 from perflow.metrics import METRICS
-from perflow.metrics.observed import Network, load_extractor
+from perflow.metrics.looking import Looks
+from perflow.metrics.observed import load_extractor
 from perflow.metrics.trial import Images
 from perflow.metrics.trial import Trial as Measured
 from perflow.models.drawer import Drawer
@@ -40,7 +41,7 @@ class Search:
     teacher: Drawer
     references: Mapping[float | None, Trial]
     """``Trial.teacher`` -> how that teacher is drawn, from other noise than the model's."""
-    network: Network
+    network: Looks
     _shown: dict[float | None, Images] = field(default_factory=dict)
 
     @classmethod
@@ -52,7 +53,7 @@ class Search:
         drawer, shown = (
             Drawer.load(handle, device, prompts, recipe.per_prompt, seed, stream=_STREAM) for handle in (model, teacher)
         )
-        return cls(recipe, drawer, shown, references, load_extractor(*extractor)[0])
+        return cls(recipe, drawer, shown, references, load_extractor(*extractor, device)[0])
 
     def best(self, trial: Trial) -> tuple[Trial, dict[str, Any]]:
         """The trial with the best steps found, and what was found: their name and times, the distance of every

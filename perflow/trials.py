@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from perflow import artifacts
+from perflow.ahead import helpers, mapped
 from perflow.errors import PerflowError
 from perflow.images import png, tile
 
@@ -30,19 +32,128 @@ def check_finite(model: str, trial: str, latents: Tensor) -> None:
         raise PerflowError(f"{model} {trial}: samples are not finite; the model or solver diverged")
 
 
+class Block(NamedTuple):
+    """Some items of a trial, one after the other."""
+
+    latents: Tensor
+    """[n, ...]."""
+    images: np.ndarray
+    """uint8 [n, H, W, 3]."""
+    calls: Tensor | None = None
+    """Evaluations [n] of a solver that decides as it goes."""
+
+
 def write(
-    folder: Path, trial: Mapping[str, Any], sha256: str, latents: Tensor, images: np.ndarray,
-    calls: Tensor | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Write the latents [N, ...] and images uint8 [N, H, W, 3] of ``trial``, a row of a model of hash ``sha256``, and
-    the evaluations ``calls`` [N] of a solver that decides as it goes; returns its entry for a manifest."""
+    folder: Path, trial: Mapping[str, Any], sha256: str, blocks: Iterable[Block], count: int, device: str
+) -> Generator[int, None, dict[str, Any]]:
+    """Write the latents and images of ``trial``, a row of a model of hash ``sha256``, as its ``count`` items come in
+    ``blocks`` from ``device``; images are held by the block. Yields how many are written, and returns the trial's entry
+    for a manifest."""
     name = trial["name"]
     files = {kind: folder / f"{name}.{suffix}" for kind, suffix in
              (("images", "zip"), ("latents", "safetensors"), ("grid", "png"))}  # fmt: skip
-    artifacts.write_archive(files["images"], {f"{i:05d}.png": png(image) for i, image in enumerate(images)})
-    tensors = {"latents": latents} | ({} if calls is None else {"evaluations": calls})
+    every, shown = max(1, count // (_GRID[0] * _GRID[1])), []
+    kept: dict[str, list[Tensor]] = {}
+
+    def images() -> Iterator[np.ndarray]:
+        for block in blocks:
+            kept.setdefault("latents", []).append(block.latents.cpu())
+            if block.calls is not None:
+                kept.setdefault("evaluations", []).append(block.calls.cpu())
+            yield from block.images
+
+    with artifacts.archiving(files["images"]) as add:
+        for number, (image, data) in enumerate(mapped(lambda each: (each, png(each)), images(), helpers(device))):
+            add(f"{number:05d}.png", data)
+            if number % every == 0 and len(shown) < _GRID[0] * _GRID[1]:
+                shown.append(image.copy())  # a view would hold its whole block
+            yield number + 1
+    tensors = {name: torch.cat(parts) for name, parts in kept.items()}
     artifacts.write_tensors(files["latents"], tensors, {"model": sha256, **trial})
     with artifacts.atomic(files["grid"]) as temporary:
-        temporary.write_bytes(png(tile(images[:: max(1, len(images) // (_GRID[0] * _GRID[1]))], *_GRID)))
+        temporary.write_bytes(png(tile(np.stack(shown), *_GRID)))
     entries = {kind: {"file": path.name, "sha256": artifacts.sha256_file(path)} for kind, path in files.items()}
-    return {key: value for key, value in trial.items() if key != "name"} | entries
+    spent = cost(tensors["evaluations"]) if "evaluations" in tensors else {}
+    return {key: value for key, value in trial.items() if key != "name"} | spent | entries
+
+
+def cost(calls: Tensor) -> dict[str, int]:
+    """Network evaluations of a trial as it ran, those [N] of a solver that decides as it goes in the mean; it has no
+    number of steps, and its row's 0 stays."""
+    return {"nfe": round(float(calls.double().mean()))}
+
+
+class Kept:
+    """What is drawn of a row's trials, in a folder from which an interrupted row goes on: the entries of whole trials,
+    and tensors of the one at hand. It is written when ``seconds`` have passed since the last time; what comes faster
+    is not worth it."""
+
+    def __init__(self, state: Path, manifest: Path, seconds: float = 20.0) -> None:
+        self._state, self._manifest, self._seconds, self._saved = state, manifest, seconds, time.monotonic()
+        self._path = state / "trials.json"
+        self._entries = artifacts.read_object(self._path, "trials") if self._path.is_file() else {}
+
+    def entry(self, name: str) -> dict[str, Any] | None:
+        """A trial's entry for the manifest, if it is done and its files are as they were written."""
+        found = self._entries.get(name)
+        if found is None:
+            return None
+        try:
+            for part in found.values():
+                if isinstance(part, dict) and "file" in part:
+                    artifacts.beside(self._manifest, part)
+        except PerflowError:
+            return None
+        return found
+
+    def finish(self, name: str, entry: dict[str, Any]) -> None:
+        """A trial is done; its tensors are needed no more once that is written."""
+        self._entries[name] = entry
+        if self._due():
+            artifacts.write_json(self._path, self._entries)
+            for path in self._state.glob("drawn-*.safetensors"):
+                path.unlink()
+            self._saved = time.monotonic()
+
+    def drawn(
+        self, name: str, made_of: Mapping[str, Any], blocks: Sequence[range],
+        draw: Callable[[range], dict[str, Tensor]],
+    ) -> Iterator[dict[str, Tensor]]:  # fmt: skip
+        """Tensors [n, ...] of each of ``blocks`` of items, as they were kept for ``made_of`` or else by ``draw``."""
+        number, waiting = 0, []
+        while number < len(blocks):
+            path = self._state / f"drawn-{name}-{number:06d}.safetensors"
+            if not waiting and (found := self._read(path, made_of, blocks[number:])):
+                yield from found
+                number += len(found)
+                continue
+            waiting.append(draw(blocks[number]))
+            yield waiting[-1]
+            number += 1
+            if self._due():
+                self._write(path.with_name(f"drawn-{name}-{number - len(waiting):06d}.safetensors"), made_of, waiting)
+                waiting = []
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._saved > self._seconds
+
+    def _read(self, path: Path, made_of: Mapping[str, Any], blocks: Sequence[range]) -> list[dict[str, Tensor]]:
+        """The first of ``blocks``, as far as the file holds them; none if it is broken, or of something else."""
+        if not path.is_file():
+            return []
+        try:
+            tensors, header = artifacts.read_tensors(path)
+            sizes = artifacts.has(header, path, "what was drawn", sizes=list)["sizes"]
+        except PerflowError:
+            return []
+        same = all(header.get(key) == value for key, value in made_of.items())
+        if not same or sizes != [len(block) for block in blocks[: len(sizes)]]:
+            return []
+        parts = {key: value.split(sizes) for key, value in tensors.items()}
+        return [dict(zip(parts, block, strict=True)) for block in zip(*parts.values(), strict=True)]
+
+    def _write(self, path: Path, made_of: Mapping[str, Any], blocks: Sequence[dict[str, Tensor]]) -> None:
+        tensors = {key: torch.cat([block[key].cpu() for block in blocks]) for key in blocks[0]}
+        header = {"sizes": [len(block["latents"]) for block in blocks], "sha256": artifacts.tensor_hash(tensors)}
+        artifacts.write_tensors(path, tensors, made_of | header)
+        self._saved = time.monotonic()

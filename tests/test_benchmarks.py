@@ -17,16 +17,29 @@ def run(root, *command: str) -> list[str]:
 def test_stages_against_their_floor(root):
     lines = run(root, "benchmarks.stages", "--pairs", "512", "--steps", "3", "--repeats", "1", "--device", "cpu")
     rows = [line.split("|")[1].split(":")[0].strip() for line in lines if line.startswith("| ")]
-    assert rows == ["stage", "cache", "train", "sample", "evaluate", "latency"]
+    assert rows == ["stage", "cache", "train", "sample", "latency", "evaluate", "evaluate"]
     assert lines[-1].startswith("recipe: ")
 
 
 def test_growth_of_planning_and_of_memory(root):
     lines = run(
-        root, "benchmarks.growth", "--rows", "3", "--pairs", "1000", "--windows", "2", "--sides", "8", "--device", "cpu"
+        root,
+        "benchmarks.growth",
+        "--rows",
+        "3",
+        "--pairs",
+        "1000",
+        "--images",
+        "64",
+        "--windows",
+        "2",
+        "--sides",
+        "8",
+        "--device",
+        "cpu",
     )
     found = [line.split("|")[1].strip() for line in lines if line[:3].strip("| ").isdigit()]
-    assert found == ["1", "3", "1000", "2", "4"]
+    assert found == ["1", "3", "1000", "64", "64", "2", "4"]
     assert all(line.count("|") == 11 for line in lines[-2:])
 
 

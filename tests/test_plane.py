@@ -100,7 +100,7 @@ def draw(made, model, out):
     row = made.study.samples[model]
     finish(sample(
         made.spec("samples", model), made.handle(model), made.handle(row.base),
-        made.path("results/prompts", row.prompts, "manifest.json"), out / "manifest.json",
+        made.path("results/prompts", row.prompts, "manifest.json"), out / "manifest.json", out / "state",
     ))  # fmt: skip
     return artifacts.read_json(out / "manifest.json")
 

@@ -53,7 +53,7 @@ def measure(
         raise PerflowError(f"{images}: no diffusers pipeline; --images, --steps, --guidance and --seed are for one")
     if pipeline and drawn is None:
         raise PerflowError(f"{images}: a diffusers pipeline; give --images, a new folder for what it draws")
-    device = running.prepare("auto" if pipeline else "cpu", 1)
+    device = running.prepare("auto", 1)
     row = Evaluation.model_validate(artifacts.read_spec(spec).row)
     dataset = results.parent / "data" / f"{row.dataset}-{row.split}" / "manifest.json"
     extractor, clip, lpips = (
@@ -67,7 +67,7 @@ def measure(
         stage.teachers(against, row.base)  # before anything is drawn
         about = {"pipeline": depict(images, against, drawn, steps, guidance, seed or 0, device)}
         images, same_prompts = drawn, True
-    found = stage.measure(images, row, against, dataset, extractor, same_prompts, clip, lpips, real, made_by)
+    found = stage.measure(images, row, against, dataset, extractor, same_prompts, clip, lpips, real, made_by, device)
     found = about | found
     click.echo(_table(found))
     if out is not None:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from perflow.ahead import cores, mapped
 from perflow.datasets import Skipped
 from perflow.errors import PerflowError
 from perflow.images import png
@@ -95,10 +96,11 @@ class Own:
         chosen = self._chosen(split)
         chosen = chosen if items is None else chosen[items.start : items.stop]
         table, captions = self._table, self._captions
-        for index, data in zip(chosen, table.images(chosen), strict=True):
-            text, found = _text(captions[index]), self._image(data)
+        Image.init()  # two threads that load its formats at the same time may miss one
+        for index, found in zip(chosen, mapped(self._png, table.images(chosen), cores()), strict=True):
+            text = _text(captions[index])
             why = found if isinstance(found, str) else "no caption" if text is None else None
-            yield Skipped(table.name(index), why) if why else {"image": png(found), "text": text}
+            yield Skipped(table.name(index), why) if why else {"image": found, "text": text}
 
     @cached_property
     def _captions(self) -> Sequence[Any]:
@@ -135,6 +137,11 @@ class Own:
                 f"counts.{split}: {count:,} items asked for{taken}; {self._table.where} has {len(order):,}"
             )
         return sorted(order[:count])
+
+    def _png(self, data: bytes | None) -> bytes | str:
+        """A PNG of resolution x resolution, or why there is none."""
+        found = self._image(data)
+        return found if isinstance(found, str) else png(found)
 
     def _image(self, data: bytes | None) -> np.ndarray | str:
         """uint8 [resolution, resolution, 3], or why there is none."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from perflow import artifacts
+from perflow.ahead import mapped
 from perflow.errors import PerflowError
 
 if TYPE_CHECKING:
@@ -87,20 +89,54 @@ def load(manifest_path: str | Path, split: str) -> datasets.Dataset:
         ) from None
 
 
-def items(dataset: datasets.Dataset, chosen: range | None = None) -> np.ndarray:
+def of_points(dataset: datasets.Dataset) -> bool:
+    """Whether the items of a split are points on the plane."""
+    return "point" in dataset.column_names
+
+
+def items(dataset: datasets.Dataset, chosen: range | None = None, threads: int = 0) -> np.ndarray:
     """The points of a split, all or those ``chosen``, float32 [N, 2]; or its images, as :func:`images`."""
-    if "point" in dataset.column_names:
+    if of_points(dataset):
         return np.asarray(_cells(dataset, "point", chosen), dtype=np.float32)
-    return images(dataset, chosen)
+    return images(dataset, chosen, threads)
 
 
-def images(dataset: datasets.Dataset, chosen: range | None = None) -> np.ndarray:
+class Encoded(Sequence[bytes]):
+    """The images of a whole split as they lie there, each read when it is asked for."""
+
+    def __init__(self, dataset: datasets.Dataset) -> None:
+        self._column = dataset.data.column("image")
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        cell = self._column[number].as_py()
+        return cell["bytes"] if cell else b""  # which no decoder reads
+
+
+def decode_of(dataset: datasets.Dataset, data: bytes) -> np.ndarray:
+    """An image of a split, uint8 [H, W, 3]; PerflowError naming the data set if it is broken."""
+    with _readable(dataset):
+        return decode(data)
+
+
+def images(dataset: datasets.Dataset, chosen: range | None = None, threads: int = 0) -> np.ndarray:
     """The images of a split, all or those ``chosen``, uint8 [N, H, W, 3]; PerflowError if one is broken.
 
     ``dataset`` is a whole split: rows that its ``select`` left out are read all the same.
     """
+    with _readable(dataset):
+        cells = _cells(dataset, "image", chosen)
+        return np.stack(list(mapped(decode, (cell["bytes"] for cell in cells), threads)))
+
+
+@contextlib.contextmanager
+def _readable(dataset: datasets.Dataset) -> Iterator[None]:
     try:
-        return np.stack([decode(cell["bytes"]) for cell in _cells(dataset, "image", chosen)])
+        yield
     except (OSError, SyntaxError, EOFError, LookupError, TypeError, ValueError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         raise PerflowError(

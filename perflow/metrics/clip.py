@@ -19,6 +19,7 @@ from torch import Tensor
 from perflow import artifacts
 from perflow.core.chunks import chunked
 from perflow.errors import PerflowError
+from perflow.metrics.looking import Looks, Seen, expect, placed
 
 _NEEDED = ("config.json", "preprocessor_config.json")
 _TOKENIZER = ("merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json")
@@ -29,14 +30,12 @@ _BUFFERS = ("text_model.embeddings.position_ids", "vision_model.embeddings.posit
 """What older checkpoints hold beside weights: 0, 1, 2, …"""
 
 
-class Clip:
+class Clip(Looks):
     """A CLIP of any size, in fp32."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-        self.values: dict[str, list[str]] = {}
-        """It reads no attribute of the study's data."""
         self._state = dict(state)
         weights = {name: tensor for name, tensor in state.items() if not name.startswith(_FILE)}
         with tempfile.TemporaryDirectory() as name:
@@ -63,21 +62,21 @@ class Clip:
             raise PerflowError(f"not a CLIPModel: its tokenizer knows {words}")
         self._model.eval().requires_grad_(False)
 
-    @torch.no_grad()
-    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """uint8 images [N, H, W, 3] to projected features as they are, float64 [N, D], and no labels.
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Pixel values float32 [3, h, w], as the processor makes them."""
+        expect("CLIP", image, "H", "W", 3)
+        wide = torch.tensor(image).permute(2, 0, 1).contiguous()
+        pixels = self._images(images=[wide], return_tensors="pt", input_data_format="channels_first")
+        return pixels["pixel_values"][0].numpy()
 
-        Computed in padded chunks of one size, so a row does not depend on how many there are.
-        """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise PerflowError(f"CLIP: images are {images.dtype} {images.shape[1:]}, it reads uint8 (H, W, 3)")
+    @torch.no_grad()
+    def look(self, prepared: np.ndarray) -> Seen:
+        """Pixel values [N, 3, h, w] to projected features as they are, float64 [N, D], and no labels."""
 
         def rows(part: Tensor) -> Tensor:
-            wide = list(part.permute(0, 3, 1, 2).contiguous())
-            pixels = self._images(images=wide, return_tensors="pt", input_data_format="channels_first")
-            return self._model.get_image_features(pixel_values=pixels["pixel_values"]).pooler_output
+            return self._model.get_image_features(pixel_values=placed(part, self._model)).pooler_output
 
-        return chunked(rows, _CHUNK, torch.from_numpy(images)).double().numpy(), {}
+        return chunked(rows, _CHUNK, torch.from_numpy(prepared)).cpu().double().numpy(), {}
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -86,10 +85,16 @@ class Clip:
             list(texts), padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
         )
 
-        def rows(ids: Tensor, mask: Tensor) -> Tensor:
+        def rows(*part: Tensor) -> Tensor:
+            ids, mask = (placed(each, self._model) for each in part)
             return self._model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
 
-        return chunked(rows, _CHUNK, told["input_ids"], told["attention_mask"]).double().numpy()
+        return chunked(rows, _CHUNK, told["input_ids"], told["attention_mask"]).cpu().double().numpy()
+
+    def to(self, device: str) -> Clip:
+        """Itself, on ``device``."""
+        self._model.to(device)
+        return self
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights under their names, and the bytes of the other files."""

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perflow.core.chunks import chunked
-from perflow.errors import PerflowError
+from perflow.metrics.looking import Looks, Seen, expect, placed
 
 DIMENSIONS = 64
 _CHUNK = 128
 _WIDTHS = (24, 32, 48)
 
 
-class Extractor(nn.Module):
+class Extractor(Looks, nn.Module):
     """Convolutions to a 64-d feature, and one linear head per attribute on its activation.
 
     ``heads`` maps an attribute to its values, in the order of the labels; images are square with
@@ -31,7 +31,7 @@ class Extractor(nn.Module):
     """
 
     def __init__(self, heads: Mapping[str, Sequence[str]], resolution: int) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.values = {name: list(values) for name, values in heads.items()}
         self.resolution = resolution
         first, second, third = _WIDTHS
@@ -52,21 +52,23 @@ class Extractor(nn.Module):
         hidden = functional.silu(features)
         return features, {name: head(hidden) for name, head in self.heads.items()}
 
-    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """uint8 images [N, H, W, 3] to standardised features, float64 [N, 64], and labels [N] by attribute.
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """The image, if it has the right size."""
+        expect("extractor", image, self.resolution, self.resolution, 3)
+        return image
 
-        Computed in padded chunks of one size, so a row does not depend on how many there are.
-        """
-        raw, predicted = self._raw(images)
-        return ((raw - self.mean) / self.deviation).numpy(), predicted
+    def look(self, prepared: np.ndarray) -> Seen:
+        """uint8 images [N, H, W, 3] to standardised features, float64 [N, 64], and labels [N] by attribute."""
+        raw, predicted = self._raw(prepared)
+        return ((raw - self.mean.cpu()) / self.deviation.cpu()).numpy(), predicted
 
     @torch.no_grad()
     def classify(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Features [N, 64] as ``observe`` gives them to probabilities, float64 [N, values], by attribute."""
-        raw = torch.from_numpy(features) * self.deviation + self.mean
+        raw = torch.from_numpy(features) * self.deviation.cpu() + self.mean.cpu()
         hidden = functional.silu(raw)
         logits = {
-            name: functional.linear(hidden, head.weight.double(), head.bias.double())
+            name: functional.linear(hidden, head.weight.cpu().double(), head.bias.cpu().double())
             for name, head in self.heads.items()
         }
         return {name: part.softmax(1).numpy() for name, part in logits.items()}
@@ -78,17 +80,11 @@ class Extractor(nn.Module):
 
     @torch.no_grad()
     def _raw(self, images: np.ndarray) -> tuple[Tensor, dict[str, np.ndarray]]:
-        side = self.resolution
-        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
-            raise PerflowError(
-                f"extractor: images are {images.dtype} {images.shape[1:]}, it reads uint8 ({side}, {side}, 3)"
-            )
-
         def rows(part: Tensor) -> Tensor:
-            features, logits = self(to_input(part))
+            features, logits = self(to_input(placed(part, self)))
             return torch.cat([features, *(logits[name] for name in self.values)], dim=1)
 
-        out = chunked(rows, _CHUNK, torch.from_numpy(images))
+        out = chunked(rows, _CHUNK, torch.from_numpy(images)).cpu()
         features, *logits = out.split([DIMENSIONS, *map(len, self.values.values())], dim=1)
         labels = {name: part.argmax(1).numpy() for name, part in zip(self.values, logits, strict=True)}
         return features.double(), labels

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 
 from perflow import artifacts
 from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.metrics import EXTRACTORS, METRICS, intervals
 from perflow.metrics.given import Given
+from perflow.metrics.looking import Viewer
 from perflow.metrics.standardised import Standardised
 from perflow.metrics.trial import Images, Trial
 
 TEACHER, INDEPENDENT = "teacher", "teacher-2"
 """The base's trials that stand for the teacher: with the noise of every trial, and with other noise."""
-
-
-class Network(Protocol):
-    """A feature network of any kind."""
-
-    values: Mapping[str, Sequence[str]]
-    """Attribute -> the values it tells apart; empty if it reads none."""
-
-    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """uint8 images [N, H, W, 3] to features, float64 [N, D], and labels [N] by attribute."""
 
 
 @dataclass(frozen=True)
@@ -75,77 +65,33 @@ class Drawn:
         """What each prompt says."""
         return [prompt["text"] for prompt in self.content["prompts"]]
 
-    def pixels(self, trial: str) -> np.ndarray:
-        """A trial's images, uint8 [N, H, W, 3]."""
-        return _decoded(self._archive(trial))
+    def images(self, trial: str) -> artifacts.Archive:
+        """A trial's images, PNGs."""
+        return artifacts.Archive(artifacts.beside(self.path, self.trials[trial].get("images")))
 
-    def _archive(self, trial: str) -> dict[str, bytes]:
-        return artifacts.read_archive(artifacts.beside(self.path, self.trials[trial].get("images")))
-
-    def observe(self, trial: str, network: Network, groups: np.ndarray) -> Images:
+    def observe(self, trial: str, viewer: Viewer, groups: np.ndarray) -> Images:
         """A trial's N samples as the extractor sees them, with their latents, and points with their paths;
         ``groups`` [N]."""
         tensors = artifacts.tensors_beside(self.path, self.trials[trial].get("latents"), "latents")
         latents = tensors["latents"].numpy()
-        archive = None if "paths" in tensors else self._archive(trial)
+        archive = None if "paths" in tensors else self.images(trial)
         count = len(latents) if archive is None else len(archive)
         if not count == len(latents) == len(self.prompts):
             raise PerflowError(
                 f"{self.path}: trial '{trial}' has {count} images and {len(latents)} latents for"
                 f" {len(self.prompts)} items of its prompts; delete {self.path} and run again"
             )
-        seen = latents if archive is None else _decoded(archive)
+        seen = viewer.network.observe(latents) if archive is None else viewer.see(archive)
         prompts = self.prompts if len(self.content["prompts"]) > 1 else None
         paths = tensors["paths"].numpy() if "paths" in tensors else None
         calls = np.full(count, self.trials[trial]["nfe"])  # or each one's, of a solver that decides as it goes
         calls = tensors["evaluations"].numpy() if "evaluations" in tensors else calls
-        return Images(*network.observe(seen), latents, prompts=prompts, groups=groups, paths=paths, calls=calls)
+        return Images(*seen, latents, prompts=prompts, groups=groups, paths=paths, calls=calls)
 
 
-def _decoded(archive: Mapping[str, bytes]) -> np.ndarray:
-    """Images of an archive, uint8 [N, H, W, 3]."""
-    return np.stack([store.decode(data) for data in archive.values()])
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """A feature network that looks at a set of images once: features are kept in ``folder`` by content.
-
-    A file is named after the network and the pixels it saw, so it holds for whoever comes with the same two; one that
-    is broken is made again. It belongs to no row, and may be deleted at any time.
-    """
-
-    network: Network
-    sha256: str
-    """Of the extractor's file."""
-    folder: Path
-
-    @property
-    def values(self) -> Mapping[str, Sequence[str]]:
-        """As the network's."""
-        return self.network.values
-
-    def classify(self, features: np.ndarray) -> Mapping[str, np.ndarray]:
-        """As the network's."""
-        return self.network.classify(features)
-
-    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """As the network's."""
-        pixels = artifacts.sha256_bytes(f"{images.dtype}{images.shape}".encode() + images.tobytes())
-        path = self.folder / f"{self.sha256[:16]}-{pixels[:32]}.safetensors"
-        with contextlib.suppress(PerflowError):
-            kept, _ = artifacts.read_tensors(path)
-            features = kept.pop("features").numpy()
-            return features, {name: labels.numpy() for name, labels in kept.items()}
-        features, labels = self.network.observe(images)
-        tensors = {name: torch.from_numpy(value) for name, value in {"features": features, **labels}.items()}
-        header = {"extractor": self.sha256, "pixels": pixels, "sha256": artifacts.tensor_hash(tensors)}
-        artifacts.write_tensors(path, tensors, header)
-        return features, labels
-
-
-def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
-    """The feature network in ``path``, and how results name it; PerflowError if it is none, or altered."""
+def load_extractor(name: str, path: Path, device: str = "cpu") -> tuple[Any, dict[str, Any]]:
+    """The feature network in ``path``, on ``device``, and how results name it; PerflowError if it is none, or
+    altered."""
     tensors, header = artifacts.read_tensors(path)
     if header.get("kind") not in list(EXTRACTORS):
         raise PerflowError(f"{path}: not an extractor; one is made with perflow extractor")
@@ -157,27 +103,30 @@ def load_extractor(name: str, path: Path) -> tuple[Network, dict[str, Any]]:
             tensors, mean, scale = Standardised.split(tensors)
         network = pkgutil.resolve_name(EXTRACTORS[header["kind"]])(tensors, header["architecture"])
         network = Standardised(network, mean, scale) if said else network
-    return network, {"name": name, "sha256": artifacts.sha256_file(path)} | about
+    return network.to(device), {"name": name, "sha256": artifacts.sha256_file(path)} | about
 
 
-def observe_real(dataset: Path, split: str, network: Network) -> tuple[Images, dict[str, dict[str, float]]]:
+def observe_real(dataset: Path, split: str, viewer: Viewer) -> tuple[Images, dict[str, dict[str, float]]]:
     """A data set's real images as the extractor sees them, and ``accuracy``, by attribute, if it reads any."""
     data = store.load(dataset, split)
-    real = Images(*network.observe(store.items(data)))
-    if not network.values:
+    if store.of_points(data):
+        real = Images(*viewer.network.observe(store.items(data)))
+    else:
+        real = Images(*viewer.see(store.Encoded(data), partial(store.decode_of, data)))
+    if not viewer.network.values:
         return real, {}
     right = {name: found == np.asarray(data[f"label_{name}"]) for name, found in real.predicted.items()}
     return real, {"accuracy": {name: float(np.mean(each)) for name, each in right.items()}}
 
 
 def reference_of(
-    dataset: Path, split: str, network: Network, known: Given | None, dimensions: int
+    dataset: Path, split: str, viewer: Viewer, known: Given | None, dimensions: int
 ) -> tuple[Images, dict[str, dict[str, float]]]:
     """As ``observe_real``, but of what is ``known`` of the real images in their place, if anything is: the images then
     only say how well the extractor reads."""
     if known is None:
-        return observe_real(dataset, split, network)
-    accuracy = observe_real(dataset, split, network)[1] if network.values else {}
+        return observe_real(dataset, split, viewer)
+    accuracy = observe_real(dataset, split, viewer)[1] if viewer.network.values else {}
     return known.images(dimensions), accuracy
 
 

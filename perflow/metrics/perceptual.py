@@ -7,7 +7,8 @@ program runs as it was saved: give only files you trust, by their hash.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,7 @@ class Perceptual:
     """The program, and how it is asked."""
 
     def __init__(self, data: Tensor) -> None:
-        self.values: dict[str, list[str]] = {}
-        """It reads no attribute of the study's data."""
-        self._data, self._program = data, program(data)
+        self._data, self._program, self._device = data, program(data), "cpu"
         for parameter in self._program.parameters():
             parameter.requires_grad_(False)
 
@@ -39,18 +38,19 @@ class Perceptual:
         """
 
         def ask(*sides: Tensor) -> Tensor:
-            return self._ask(*(side.permute(0, 3, 1, 2).contiguous() for side in sides)).double()
+            return self._ask(*(side.to(self._device).permute(0, 3, 1, 2).contiguous() for side in sides)).double()
 
-        found = chunked(ask, _CHUNK, torch.from_numpy(one), torch.from_numpy(other)).numpy()
+        found = chunked(ask, _CHUNK, torch.from_numpy(one), torch.from_numpy(other)).cpu().numpy()
         if not (np.isfinite(found).all() and (found >= 0).all()):
             raise PerflowError("LPIPS: the program returns distances below 0 or not finite")
         return found
 
-    def within(self, images: np.ndarray, per_prompt: int) -> np.ndarray:
-        """Images [P n, H, W, 3], n = ``per_prompt`` of each prompt in turn, to distances [P, n (n - 1) / 2]."""
-        starts = np.arange(0, len(images), per_prompt)[:, None]
-        one, other = (starts + side for side in np.triu_indices(per_prompt, 1))
-        rows = [self.distances(images[a], images[b]) for a, b in zip(one, other, strict=True)]
+    def within(self, images: Iterable[np.ndarray], per_prompt: int) -> np.ndarray:
+        """P n images uint8 [H, W, 3], n = ``per_prompt`` of each prompt in turn, to distances [P, n (n - 1) / 2]."""
+        one, other = np.triu_indices(per_prompt, 1)
+        rows, images = [], iter(images)
+        while alike := list(islice(images, per_prompt)):
+            rows.append(self.distances(np.stack(alike)[one], np.stack(alike)[other]))
         return np.stack(rows)
 
     def apart(self, one: Tensor, other: Tensor) -> Tensor:
@@ -66,6 +66,7 @@ class Perceptual:
     def to(self, device: str) -> Perceptual:
         """Itself, on ``device``."""
         self._program.to(device)
+        self._device = device
         return self
 
     def _ask(self, one: Tensor, other: Tensor) -> Tensor:

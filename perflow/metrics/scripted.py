@@ -20,22 +20,22 @@ from torch.nn import functional
 
 from perflow.core.chunks import chunked
 from perflow.errors import PerflowError
+from perflow.metrics.looking import Looks, Seen, expect
 
 PROGRAM = "program"
 _CHUNK = 32
 
 
-class Scripted:
-    """A program and how it is asked: ``ask(program, images uint8 [B, H, W, 3]) -> float [B, D]``, and
-    ``tell(program, features [B, D]) -> logits [B, C]``."""
+class Scripted(Looks):
+    """A program and how it is asked: ``ask(program, images [B, ...]) -> float [B, D]`` and
+    ``tell(program, features [B, D]) -> logits [B, C]``, and how an image is ``resized`` for it beforehand, if it is."""
 
     def __init__(
-        self, data: Tensor, ask: Callable[[Any, Tensor], Tensor], tell: Callable[[Any, Tensor], Tensor]
-    ) -> None:
-        self.values: dict[str, list[str]] = {}
-        """It reads no attribute of the study's data."""
-        self._data, self._ask, self._tell = data, ask, tell
-        self._program = program(data)
+        self, data: Tensor, ask: Callable[[Any, Tensor], Tensor], tell: Callable[[Any, Tensor], Tensor],
+        resized: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
+        self._data, self._ask, self._tell, self._resized = data, ask, tell, resized
+        self._program, self._device = program(data), "cpu"
 
     @torch.no_grad()
     def classify(self, features: np.ndarray) -> dict[str, np.ndarray]:
@@ -43,21 +43,34 @@ class Scripted:
 
         PerflowError if the program tells none.
         """
-        logits = self._tell(self._program, torch.from_numpy(features).float())
-        return {"class": logits.double().softmax(1).numpy()}
+        logits = self._tell(self._program, torch.from_numpy(features).float().to(self._device))
+        return {"class": logits.cpu().double().softmax(1).numpy()}
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """The image, resized as the program's metric asks."""
+        expect("extractor", image, "H", "W", 3)
+        return image if self._resized is None else self._resized(image)
 
     @torch.no_grad()
-    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """uint8 images [N, H, W, 3] to features as they are, float64 [N, D], and no labels.
-
-        Computed in padded chunks of one size, so a row does not depend on how many there are.
-        """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise PerflowError(f"extractor: images are {images.dtype} {images.shape[1:]}, it reads uint8 (H, W, 3)")
-        features = chunked(lambda part: self._ask(self._program, part), _CHUNK, torch.from_numpy(images))
+    def look(self, prepared: np.ndarray) -> Seen:
+        """Prepared images [N, H, W, 3] to features as they are, float64 [N, D], and no labels."""
+        try:
+            found = chunked(
+                lambda part: self._ask(self._program, part.to(self._device)), _CHUNK, torch.from_numpy(prepared)
+            )
+        except RuntimeError as error:
+            said = str(error).strip().splitlines()[-1]
+            raise PerflowError(f"extractor: the program fails on {self._device} ({said})") from None
+        features = found.cpu()
         if features.ndim != 2 or not bool(torch.isfinite(features).all()):
             raise PerflowError(f"extractor: returns {tuple(features.shape)}; features are finite numbers [B, D]")
         return features.double().numpy(), {}
+
+    def to(self, device: str) -> Scripted:
+        """Itself, on ``device``."""
+        self._program.to(device)
+        self._device = device
+        return self
 
     def state_dict(self) -> dict[str, Tensor]:
         """The program's bytes, as a tensor."""
@@ -92,7 +105,9 @@ def restore(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> S
 
 def restore_inception(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> Scripted:
     """clean-fid's Inception, ready to observe 2048 features; PerflowError if the program has no ``layers``."""
-    found = Scripted(tensors[PROGRAM], _inception, _inception_logits)
+    from cleanfid.resize import build_resizer
+
+    found = Scripted(tensors[PROGRAM], _inception, _inception_logits, build_resizer("clean"))
     if not hasattr(found._program, "layers"):
         raise PerflowError("not clean-fid's Inception: the program has no 'layers'")
     return found
@@ -113,8 +128,4 @@ def _inception_logits(program: Any, features: Tensor) -> Tensor:
 
 
 def _inception(program: Any, part: Tensor) -> Tensor:
-    from cleanfid.resize import build_resizer
-
-    resize = build_resizer("clean")
-    wide = torch.from_numpy(np.stack([resize(image) for image in part.numpy()])).permute(0, 3, 1, 2)
-    return program.layers.forward((wide - 128) / 128).flatten(1)
+    return program.layers.forward((part.permute(0, 3, 1, 2) - 128) / 128).flatten(1)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from perflow.core.chunks import chunked
 from perflow.errors import PerflowError
+from perflow.metrics.looking import Looks, Seen, expect, placed
 
 DIMENSIONS = 512
 SIDE = 227
@@ -24,7 +25,7 @@ MEAN = (104.0, 117.0, 123.0)
 _CHUNK = 32
 
 
-class SqueezeNet(nn.Module):
+class SqueezeNet(Looks, nn.Module):
     """The convolutions, whose output is averaged over positions to 512 features; no classifier.
 
     Images of any size are resized to 227 x 227 (bilinear, antialiased) and read as Caffe does: blue, green, red
@@ -34,9 +35,7 @@ class SqueezeNet(nn.Module):
     def __init__(self) -> None:
         from torchvision.models import squeezenet1_0
 
-        super().__init__()
-        self.values: dict[str, list[str]] = {}
-        """It reads no attribute of the study's data."""
+        nn.Module.__init__(self)
         self.features = squeezenet1_0(weights=None).features
 
     def forward(self, images: Tensor) -> Tensor:
@@ -57,15 +56,16 @@ class SqueezeNet(nn.Module):
             sides = [layer(side) for side in sides]
         return total + _differ(*sides)
 
-    @torch.no_grad()
-    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """uint8 images [N, H, W, 3] to features as they are, float64 [N, 512], and no labels.
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """The image: it is resized where the network is."""
+        expect("SqueezeNet", image, "H", "W", 3)
+        return image
 
-        Computed in padded chunks of one size, so a row does not depend on how many there are.
-        """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise PerflowError(f"SqueezeNet: images are {images.dtype} {images.shape[1:]}, it reads uint8 (H, W, 3)")
-        return chunked(self, _CHUNK, torch.from_numpy(images)).double().numpy(), {}
+    @torch.no_grad()
+    def look(self, prepared: np.ndarray) -> Seen:
+        """uint8 images [N, H, W, 3] to features as they are, float64 [N, 512], and no labels."""
+        rows = chunked(lambda part: self(placed(part, self)), _CHUNK, torch.from_numpy(prepared))
+        return rows.cpu().double().numpy(), {}
 
     def architecture(self) -> dict[str, Any]:
         """What ``restore`` needs beside the tensors: nothing."""

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from perflow.errors import PerflowError
+from perflow.metrics.looking import Looks, Seen
 
 MEAN, SCALE = "standardise.mean", "standardise.scale"
 """Tensors beside the network's own, float64 [D]."""
 
 
 @dataclass(frozen=True)
-class Standardised:
+class Standardised(Looks):
     """A network, and (feature - mean) x scale in place of its features."""
 
     network: Any
@@ -28,11 +29,10 @@ class Standardised:
     and says nothing."""
 
     @classmethod
-    def by(cls, network: Any, images: np.ndarray) -> Standardised:
-        """``network`` standardised by uint8 images [N, H, W, 3]; PerflowError for fewer than two."""
-        if len(images) < 2:
-            raise PerflowError(f"features are standardised by two images or more; got {len(images)}")
-        features, _ = network.observe(images)
+    def by(cls, network: Any, features: np.ndarray) -> Standardised:
+        """``network`` standardised by its own features [N, D] of some images; PerflowError for fewer than two."""
+        if len(features) < 2:
+            raise PerflowError(f"features are standardised by two images or more; got {len(features)}")
         differ = features.min(0) < features.max(0)
         deviation = np.where(differ, features.std(0, ddof=1), 1.0)
         return cls(network, features.mean(0), np.where(differ, 1 / deviation, 0.0))
@@ -48,10 +48,19 @@ class Standardised:
         """As the network's."""
         return self.network.values
 
-    def observe(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """As the network's."""
+        return self.network.prepare(image)
+
+    def look(self, prepared: np.ndarray) -> Seen:
         """As the network's, the features standardised."""
-        features, labels = self.network.observe(images)
+        features, labels = self.network.look(prepared)
         return self.standardised(features), labels
+
+    def to(self, device: str) -> Standardised:
+        """Itself, its network on ``device``."""
+        self.network.to(device)
+        return self
 
     def classify(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """As the network's, of features [N, D] as ``observe`` gives them."""

@@ -15,17 +15,20 @@ import numpy as np
 
 from perflow.metrics.distance import kernel_distance, mean_of_pairs
 from perflow.metrics.intervals import Estimate, estimate, ratio
+from perflow.metrics.looking import Looks, Seen
 from perflow.metrics.trial import Images, Trial
 
 
-class Coordinates:
+class Coordinates(Looks):
     """The "extractor" of points: they are their own features."""
 
-    values: Mapping[str, list[str]] = {}
-
-    def observe(self, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def look(self, prepared: np.ndarray) -> Seen:
         """Points [N, 2] as float64, and no labels."""
-        return points.astype(np.float64), {}
+        return prepared.astype(np.float64), {}
+
+    def to(self, device: str) -> Coordinates:
+        """Itself: it computes nothing."""
+        return self
 
     def state_dict(self) -> dict[str, Any]:
         """No tensors."""

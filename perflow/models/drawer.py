@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from perflow.core import RK45, SDE, spacing
-from perflow.core.chunks import chunked
+from perflow.core.chunks import MOST, chunked
 from perflow.core.condition import take
 from perflow.core.fields import Denoiser, course, velocity_field
 from perflow.core.grid import each_window
@@ -68,30 +68,37 @@ class Drawer:
             return self.null
         return take(self.null, items)
 
-    def noise(self, stream: int) -> Tensor:
-        """Initial noise of all items, [N, *latent]."""
-        return self.model.noise(self.seed, f"{self.stream}-{stream}", range(self.items)).to(self.device)
+    def noise(self, stream: int, items: range | None = None) -> Tensor:
+        """Initial noise of items, all or those given, [N, *latent]."""
+        items = range(self.items) if items is None else items
+        return self.model.noise(self.seed, f"{self.stream}-{stream}", items).to(self.device)
+
+    def blocks(self) -> list[range]:
+        """The items in blocks of whole chunks, some 128 each: drawn one after the other they are as drawn at once."""
+        size = self.model.base.chunk * max(1, MOST // self.model.base.chunk)
+        return [range(first, min(first + size, self.items)) for first in range(0, self.items, size)]
 
     @torch.inference_mode()
-    def draw(self, trial: Trial, noise: Tensor) -> Tensor:
-        """Latents [N, *latent] of a trial, whose spacing is known (not ``best``). Noise that a solver adds on its way
-        is a function of (seed, stream, item, step), so it does not depend on the chunks."""
+    def draw(self, trial: Trial, noise: Tensor, first: int = 0) -> Tensor:
+        """Latents [N, *latent] of a trial, whose spacing is known (not ``best``), of the items from ``first`` on that
+        ``noise`` [N, *latent] is of. Noise that a solver adds on its way is a function of (seed, stream, item, step),
+        so it does not depend on the chunks."""
         times = self.times(trial)
-        return self._chunked(lambda *rows: self._course(trial, times, *rows)[-1], noise)
+        return self._chunked(lambda *rows: self._course(trial, times, *rows)[-1], noise, first)
 
     @torch.inference_mode()
-    def trace(self, trial: Trial, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def trace(self, trial: Trial, noise: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Paths [N, n + 1, *latent] of a trial, of its start and the state after each step, and evaluations [N].
 
-        Of a solver that decides as it goes: start and end.
+        Of a solver that decides as it goes: start and end. Items as of ``draw``.
         """
         if trial.solver != RK45:
             times = self.times(trial)
-            paths = self._chunked(lambda x, i: torch.stack([x, *self._course(trial, times, x, i)], dim=1), noise)
+            paths = self._chunked(lambda x, i: torch.stack([x, *self._course(trial, times, x, i)], dim=1), noise, first)
             return paths, torch.full((len(noise),), trial.nfe)
         # one tensor a chunk: latents, and a last column for the evaluations
         rows = self._chunked(
-            lambda *given: torch.cat([part.flatten(1) for part in self._adaptive(trial, *given)], dim=1), noise
+            lambda *given: torch.cat([part.flatten(1) for part in self._adaptive(trial, *given)], dim=1), noise, first
         )
         ends = rows[:, :-1].reshape(noise.shape)
         return torch.stack([noise, ends], dim=1), rows[:, -1].round().long()
@@ -104,8 +111,8 @@ class Drawer:
             return None
         return spacing.times(trial.spacing, trial.steps, self.model.base.schedule)
 
-    def _chunked(self, function: Callable[..., Tensor], noise: Tensor) -> Tensor:
-        return chunked(function, self.model.base.chunk, noise, torch.arange(self.items))
+    def _chunked(self, function: Callable[..., Tensor], noise: Tensor, first: int) -> Tensor:
+        return chunked(function, self.model.base.chunk, noise, torch.arange(first, first + len(noise)))
 
     def _says(self, items: Tensor) -> Callable[[float], Denoiser]:
         """Guidance -> the network under the conditions of ``items``."""

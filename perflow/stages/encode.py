@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from perflow import artifacts, latents
+from perflow.ahead import helpers
 from perflow.artifacts import Spec
 from perflow.config.rows import Latents
 from perflow.datasets import store
@@ -38,7 +39,7 @@ def encode(
         header = made_of | {"items": [items.start, items.stop]}
         if not artifacts.holds(path, header):
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=row.dtype == "bf16"):
-                found = base.base.encode(store.items(data, items)).float()
+                found = base.base.encode(store.items(data, items, helpers(device))).float()
             caption = torch.tensor([number[text] for text in texts[items.start : items.stop]])
             tensors = {"latents": found.cpu(), "caption": caption.int()}
             artifacts.write_tensors(path, tensors, header | {"sha256": artifacts.tensor_hash(tensors)})

@@ -17,11 +17,11 @@ from perflow.loop import Step
 from perflow.metrics import CLIP, LPIPS, NEEDS, flow, given, intervals
 from perflow.metrics.given import Given
 from perflow.metrics.judges import Judges
+from perflow.metrics.looking import Viewer
 from perflow.metrics.observed import (
     INDEPENDENT,
     TEACHER,
     Drawn,
-    Remembered,
     labels_wanted,
     load_extractor,
     measured,
@@ -34,7 +34,7 @@ _FLOW = ("straightness", "teacher_straightness", "endpoint_error")
 
 def evaluate(
     spec: Spec, samples: Path, teacher: Path, dataset: Path, extractor: Path, out: Path,
-    clip: Path | None = None, lpips: Path | None = None, real: Path | None = None,
+    clip: Path | None = None, lpips: Path | None = None, real: Path | None = None, device: str = "cpu",
 ) -> Iterator[Step]:  # fmt: skip
     """Measure all trials of the manifest ``samples``; write ``out``.
 
@@ -49,30 +49,30 @@ def evaluate(
     drawn, shown = Drawn.read(samples), Drawn.read(teacher)
     references = _check(row, drawn, shown)
     features = out.parent.with_name(places.FEATURES.name)
-    network, about = load_extractor(row.extractor, extractor)
+    network, about = load_extractor(row.extractor, extractor, device)
     known, replaced = _given(row, real), {}
     if known is not None:
         known = known.by(network, about, row.given.made_by)
         replaced = {"real": {"name": known.path.name} | known.described()}
-    if "weights" in about:  # one that others trained is large: every model would look at the teacher's images again
-        network = Remembered(network, about["sha256"], features)
-    judges = Judges.load({CLIP: (row.clip, clip), LPIPS: (row.lpips, lpips)}, features)
+    # one that others trained is large: every model would look at the teacher's images again
+    viewer = Viewer(network, device, about["sha256"], features if "weights" in about else None)
+    judges = Judges.load({CLIP: (row.clip, clip), LPIPS: (row.lpips, lpips)}, device, features)
     wanted = labels_wanted(drawn, network.values)
     classes = getattr(network, "classify", None)
     groups = intervals.deal(drawn.units, row.groups)
     teachers = {
-        teacher: {stream: shown.observe(name, network, groups) for stream, name in streams.items()}
+        teacher: {stream: shown.observe(name, viewer, groups) for stream, name in streams.items()}
         for teacher, streams in references.items()
     }
     dimensions = next(iter(next(iter(teachers.values())).values())).features.shape[1]
-    reference, accuracy = reference_of(dataset, row.split, network, known, dimensions)
+    reference, accuracy = reference_of(dataset, row.split, viewer, known, dimensions)
 
     trials: dict[str, Any] = {}
     for name, entry in drawn.trials.items():
         streams = teachers[entry.get("teacher")]
         same, other = (streams[stream] for stream in sorted(streams, key=lambda s: s != entry["stream"]))
-        samples_seen = drawn.observe(name, network, groups)
-        judged = judges.judged(drawn, drawn.pixels(name)) if judges.networks else {}
+        samples_seen = drawn.observe(name, viewer, groups)
+        judged = judges.judged(drawn, drawn.images(name)) if judges.networks else {}
         trial = Trial(samples_seen, same, other, reference, wanted, classes, **judged)
         trials[name] = {key: entry[key] for key in ("solver", "steps", "nfe", "guidance")}
         trials[name] |= {"searched": entry["searched"]} if "searched" in entry else {}

@@ -21,6 +21,8 @@ from perflow.errors import PerflowError
 from perflow.loop import Loop, Step
 from perflow.metrics import CLASSIFIER, COORDINATES, EXTRACTORS, FOLDERS, READERS
 from perflow.metrics.features import Extractor, to_input
+from perflow.metrics.looking import Viewer
+from perflow.metrics.observed import observe_real
 from perflow.metrics.standardised import Standardised
 
 _RULER = "base"
@@ -50,11 +52,11 @@ def extractor(
     elif row.kind == CLASSIFIER:
         yield from _train(spec, row, source, out, state, device)
     else:
-        _take_in(spec, row, source, out, dataset)
+        _take_in(spec, row, source, out, dataset, device)
         yield Step("extractor", 1, 1)
 
 
-def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path, dataset: Path | None) -> None:
+def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path, dataset: Path | None, device: str) -> None:
     if (row.standardise is None) != (dataset is None):
         raise PerflowError(f"--dataset: goes with a row that standardises by one; got {dataset} and {row.standardise}")
     _, hashed = FOLDERS.get(row.kind, (None, None))
@@ -69,11 +71,11 @@ def _take_in(spec: Spec, row: rows.Extractor, weights: Path, out: Path, dataset:
         raise PerflowError(f"{weights}: {error}") from None
     said = {"weights": {"file": (weights.parent if hashed else weights).name, "sha256": found}}
     if dataset is not None:
-        images = store.images(store.load(dataset, _RULER))
-        network = Standardised.by(network, images)
+        ruler = observe_real(dataset, _RULER, Viewer(network.to(device), device))[0].features
+        network = Standardised.by(network.to("cpu"), ruler)
         constant = int((network.scale == 0).sum())
         said["standardised"] = {"dataset": row.standardise, "split": _RULER, "spec": store.manifest(dataset)["spec"],
-                                "count": len(images), "constant": constant}  # fmt: skip
+                                "count": len(ruler), "constant": constant}  # fmt: skip
     header = _header(spec, row, network) | said
     artifacts.write_jsonl(out.with_name("curve.jsonl"), [])
     artifacts.write_tensors(out, network.state_dict(), header)

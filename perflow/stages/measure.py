@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from perflow import artifacts
 from perflow.config import rooted
@@ -19,6 +20,7 @@ from perflow.errors import PerflowError
 from perflow.metrics import CLIP, LPIPS, NEEDS, given, intervals
 from perflow.metrics.given import SUFFIXES, Given
 from perflow.metrics.judges import Judges
+from perflow.metrics.looking import Viewer
 from perflow.metrics.observed import INDEPENDENT, Drawn, labels_wanted, load_extractor, measured, reference_of
 from perflow.metrics.trial import Images, Trial
 
@@ -39,15 +41,30 @@ def teachers(samples: Path, base: str) -> Drawn:
 
 @dataclass(frozen=True, eq=False)
 class _Pictures:
-    """Images of a folder or zip, decoded."""
+    """Images of a folder or zip, decoded when they are looked at."""
 
     sha256: str
-    pixels: np.ndarray
-    """uint8 [N, H, W, 3]."""
+    files: list[tuple[str, bytes]]
+    where: Path
+    size: tuple[int, int]
+    """Width and height of the teacher's."""
 
     @property
     def count(self) -> int:
-        return len(self.pixels)
+        return len(self.files)
+
+    def decode(self, file: tuple[str, bytes]) -> np.ndarray:
+        """One of them, uint8 [H, W, 3]; PerflowError if it cannot be read, or is not of the teacher's size."""
+        name, data = file
+        try:
+            image = store.decode(data)
+        except (OSError, SyntaxError, ValueError):
+            raise PerflowError(f"{self.where}: '{name}' cannot be read as an image") from None
+        height, width, _ = image.shape
+        if (width, height) != self.size:
+            there, wanted = f"{width} x {height}", "{} x {}".format(*self.size)
+            raise PerflowError(f"{self.where}: '{name}' has {there} pixels; the teacher's images have {wanted}")
+        return image
 
     def described(self) -> dict[str, Any]:
         """As results name it."""
@@ -57,6 +74,7 @@ class _Pictures:
 def measure(
     images: Path, row: Evaluation, teacher: Path, dataset: Path, extractor: Path, same_prompts: bool,
     clip: Path | None = None, lpips: Path | None = None, real: Path | None = None, made_by: str | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
     """The metrics of ``row`` for the images in a folder or zip, against the samples of the manifest ``teacher``.
 
@@ -88,7 +106,8 @@ def measure(
     if made_by is not None and real is None and not isinstance(source, Given):
         raise PerflowError(f"--made-by {made_by}: is for files of features; there is none")
 
-    network, about = load_extractor(row.extractor, extractor)
+    network, about = load_extractor(row.extractor, extractor, device)
+    viewer = Viewer(network, device)
     if isinstance(source, Given):
         source = source.by(network, about, made_by)
     described = {"images": {"path": str(images)} | source.described()}
@@ -99,7 +118,7 @@ def measure(
         file = store.split_files(dataset, row.split)[0]
         described["real"] = {"path": str(file), "sha256": artifacts.sha256_file(file)}
     wanted = labels_wanted(shown, network.values) if same_prompts else {}
-    judges = Judges.load({CLIP: (row.clip, clip), LPIPS: (row.lpips, lpips)})
+    judges = Judges.load({CLIP: (row.clip, clip), LPIPS: (row.lpips, lpips)}, device)
     there = dict.fromkeys(_WORDS, False) | {
         "prompts": same_prompts, "attributes": bool(network.values), "classes": True,
         "each_real": known is None or known.moments is None,
@@ -111,15 +130,15 @@ def measure(
     dealt = {"groups": np.arange(source.count) % count}
     if same_prompts:
         dealt = {"prompts": shown.prompts, "groups": groups}
-    other = shown.observe(INDEPENDENT, network, groups)
+    other = shown.observe(INDEPENDENT, viewer, groups)
     dimensions = other.features.shape[1]
     judged = {}
     if isinstance(source, Given):
         samples = source.images(dimensions, **dealt)
     else:
-        samples = Images(*network.observe(source.pixels), **dealt)
-        judged = judges.judged(shown, source.pixels) if same_prompts else {}
-    reference, accuracy = reference_of(dataset, row.split, network, known, dimensions)
+        samples = Images(*viewer.see(source.files, source.decode), **dealt)
+        judged = judges.judged(shown, source.files, source.decode) if same_prompts else {}
+    reference, accuracy = reference_of(dataset, row.split, viewer, known, dimensions)
     described["real"] |= {"count": known.count if known else len(reference.features)}
     metrics = [metric for metric in row.metrics if metric not in left_out]
     trial = Trial(samples, other, other, reference, wanted, getattr(network, "classify", None), **judged)
@@ -144,7 +163,9 @@ def _source(images: Path, shown: Drawn) -> _Pictures | Given:
             )
         return found
     files = _read(images)
-    return _Pictures(_hash(files), np.stack(_decoded(images, files, shown)))
+    Image.init()  # two threads that load its formats at the same time may miss one
+    height, width, _ = store.decode(shown.images(INDEPENDENT)[0]).shape
+    return _Pictures(_hash(files), list(files.items()), images, (width, height))
 
 
 def _known(row: Evaluation, real: Path | None, made_by: str | None) -> tuple[Given | None, str | None]:
@@ -205,23 +226,6 @@ def _hidden(name: str) -> bool:
 
 def _natural(name: str) -> list[int | str]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
-
-
-def _decoded(path: Path, given: dict[str, bytes], shown: Drawn) -> list[np.ndarray]:
-    """Every image, uint8 [H, W, 3], of the size of the teacher's."""
-    entry = shown.trials[INDEPENDENT]["images"]
-    first = next(iter(artifacts.read_archive(artifacts.beside(shown.path, entry)).values()))
-    height, width, _ = store.decode(first).shape
-    images = []
-    for name, data in given.items():
-        try:
-            images.append(store.decode(data))
-        except (OSError, SyntaxError, ValueError):
-            raise PerflowError(f"{path}: '{name}' cannot be read as an image") from None
-        if images[-1].shape[:2] != (height, width):
-            there = "{1} x {0}".format(*images[-1].shape)
-            raise PerflowError(f"{path}: '{name}' has {there} pixels; the teacher's images have {width} x {height}")
-    return images
 
 
 def _hash(given: dict[str, bytes]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Generator
+from collections.abc import Callable, Container, Generator, Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -23,14 +23,14 @@ from perflow.core.velocity import rk45
 from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.images import png, scatter
-from perflow.loop import Step
+from perflow.loop import Step, counted
 from perflow.models import handle
 from perflow.models.drawer import Drawer
 from perflow.pairs import PairCache
 
 
 def sample(
-    spec: Spec, model: Path, teacher: Path, prompts: Path, out: Path, device: str = "cpu",
+    spec: Spec, model: Path, teacher: Path, prompts: Path, out: Path, state: Path, device: str = "cpu",
     extractor: Path | None = None, captions: Path | None = None, pairs: Path | None = None,
 ) -> Generator[Step, None, dict[str, int]]:  # fmt: skip
     """Write an archive of PNGs, the latents and a grid for each trial beside ``out``, and last ``out``; of points
@@ -40,6 +40,9 @@ def sample(
     stream 0 have common noise. For a student on windows, ``flow.safetensors`` holds the straightness and
     end-point error of each item in each window, on the student's own path. Where a row searches for spacings,
     ``extractor`` is the feature network that tells candidates apart; the manifest holds what was found.
+
+    Items are drawn and written block by block. What was drawn in the last twenty seconds is lost when this is stopped:
+    the rest is in ``state``, and the same command goes on from there to the same bytes.
     """
     row = Samples.model_validate(spec.row)
     loaded = handle.load(model, device)
@@ -49,17 +52,19 @@ def sample(
     texts = [prompt["text"] for prompt in chosen]
     drawer = Drawer.of(loaded, device, texts, row.sampling.per_prompt, spec.seed, negatives)
     search = _search(spec, row, texts, model, teacher, captions, extractor, device)
-    total, made = len(row.trials) + row.windowed, {}
-    for i, trial in enumerate(row.trials):
-        trial, found = search.best(trial) if search and trial.spacing == BEST else (trial, None)
-        made[trial.name] = _write_trial(out.parent, trial, drawer) | ({"searched": found} if found else {})
-        yield Step(trial.name, i + 1, total)
+    kept, made = trials.Kept(state, out), {}
+    for trial in row.trials:
+        if (entry := kept.entry(trial.name)) is None:
+            trial, found = search.best(trial) if search and trial.spacing == BEST else (trial, None)
+            entry = yield from _write_trial(out.parent, trial, drawer, kept)
+            kept.finish(trial.name, entry := entry | ({"searched": found} if found else {}))
+        made[trial.name] = entry
     flow = None
     if row.windowed:
         flow = _write_flow(out.parent, row, drawer, handle.load(teacher, device), spec)
         if row.pairs is not None:
             flow |= {"starts": _write_starts(out.parent, row, drawer, pairs, spec)}
-        yield Step("flow", total, total)
+        yield Step("flow", 1, 1)
     artifacts.write_json(out, {
         "spec": spec.hash, "model": row.model, "model_sha256": drawer.model.sha256, "base": row.base,
         "prompts": chosen, "negatives": negatives, "per_prompt": row.sampling.per_prompt, "trials": made,
@@ -95,18 +100,29 @@ def development_prompts(dataset: Path, count: int, without: Container[str]) -> l
     return found[:count]
 
 
-def _write_trial(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
+def _write_trial(
+    folder: Path, trial: Trial, drawer: Drawer, kept: trials.Kept
+) -> Generator[Step, None, dict[str, Any]]:
     if not hasattr(drawer.model.base, "decode"):
+        yield Step(trial.name, drawer.items, drawer.items)
         return _write_points(folder, trial, drawer)
-    noise, calls = drawer.noise(trial.stream), None
-    if trial.solver == RK45:
-        paths, calls = drawer.trace(trial, noise)
-        latents, cost = paths[:, -1].contiguous(), _cost(calls)
-    else:
-        latents, cost = drawer.draw(trial, noise), {}
-    trials.check_finite(drawer.model.name, trial.name, latents)
-    images = drawer.model.base.decode(latents)
-    return trials.write(folder, trial.model_dump(), drawer.model.sha256, latents, images, calls) | cost
+
+    def draw(items: range) -> dict[str, torch.Tensor]:
+        noise = drawer.noise(trial.stream, items)
+        if trial.solver == RK45:
+            paths, calls = drawer.trace(trial, noise, items.start)
+            return {"latents": paths[:, -1].contiguous(), "evaluations": calls}
+        return {"latents": drawer.draw(trial, noise, items.start)}
+
+    def blocks() -> Iterator[trials.Block]:
+        made_of = {"trial": trial.model_dump(), "model": drawer.model.sha256}
+        for tensors in kept.drawn(trial.name, made_of, drawer.blocks(), draw):
+            trials.check_finite(drawer.model.name, trial.name, tensors["latents"])
+            latents = tensors["latents"].to(drawer.device)
+            yield trials.Block(latents, drawer.model.base.decode(latents), tensors.get("evaluations"))
+
+    written = trials.write(folder, trial.model_dump(), drawer.model.sha256, blocks(), drawer.items, drawer.device)
+    return (yield from counted(trial.name, written, drawer.items))
 
 
 def _write_points(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
@@ -120,13 +136,7 @@ def _write_points(folder: Path, trial: Trial, drawer: Drawer) -> dict[str, Any]:
         temporary.write_bytes(png(scatter(paths[:, -1].cpu().numpy())))
     entries = {kind: {"file": path.name, "sha256": artifacts.sha256_file(path)}
                for kind, path in (("latents", latents), ("grid", grid))}  # fmt: skip
-    return trial.model_dump(exclude={"name"}) | _cost(calls) | entries
-
-
-def _cost(calls: torch.Tensor) -> dict[str, int]:
-    """Network evaluations of a trial as it ran, those of a solver that decides as it goes in the mean; it has no number
-    of steps, and its row's 0 stays."""
-    return {"nfe": round(float(calls.double().mean()))}
+    return trial.model_dump(exclude={"name"}) | trials.cost(calls) | entries
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.images import edges, png
 from perflow.integrations import settings
-from perflow.loop import Step
+from perflow.loop import Step, counted
 from perflow.models import handle
 
 _GREY = 127
@@ -50,14 +50,12 @@ def transfer(
     seen = _seen(row, _pictures(dataset, row.split, texts)) if row.shows else None
     shown = {} if seen is None else _shown(row, seen)
     made: dict[str, Any] = {}
-    for i, trial in enumerate(row.trials):
+    for trial in row.trials:
         own, config = trial.scheduler, shown_by.base.scheduler_config
         pipe.scheduler = settings.scheduler(own, config) if own else windows
-        latents = _draw(pipe, trial, asked, shown, spec.seed, shown_by.base.chunk).cpu()
-        trials.check_finite(spec.name, trial.name, latents)
-        images = shown_by.base.decode(latents)
-        made[trial.name] = trials.write(out.parent, trial.model_dump(), found["sha256"], latents, images)
-        yield Step(trial.name, i + 1, len(row.trials))
+        drawn = _blocks(pipe, trial, asked, shown, spec, shown_by.base)
+        written = trials.write(out.parent, trial.model_dump(), found["sha256"], drawn, len(asked[0]), device)
+        made[trial.name] = yield from counted(trial.name, written, len(asked[0]))
     artifacts.write_json(out, {
         "spec": spec.hash, "model": spec.name, "model_sha256": found["sha256"], "base": row.reference,
         "prompts": chosen, "negatives": negatives, "per_prompt": row.per_prompt, "trials": made, "flow": None,
@@ -117,15 +115,18 @@ def _keep(row: rows.Transfer, seen: np.ndarray, path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": artifacts.sha256_file(path)}
 
 
-def _draw(pipe: Any, trial: rows.Trial, asked: list[list[str]], shown: dict[str, Any], seed: int, chunk: int) -> Tensor:
-    """Latents of prompts and negative prompts ``asked``, one each an item, ``chunk`` at once."""
+def _blocks(
+    pipe: Any, trial: rows.Trial, asked: list[list[str]], shown: dict[str, Any], spec: Spec, base: Any
+) -> Iterator[trials.Block]:
+    """The items of prompts and negative prompts ``asked``, one each, a chunk of the base at once."""
     if isinstance(trial.guidance, list):
         raise PerflowError(f"{trial.name}: diffusers' pipelines take one guidance, got {trial.guidance}")
-    parts, total = [], len(asked[0])
-    for first in range(0, total, chunk):
-        items = slice(first, min(first + chunk, total))
+    total = len(asked[0])
+    for first in range(0, total, base.chunk):
+        items = slice(first, min(first + base.chunk, total))
         part = {name: value[items] if isinstance(value, Tensor) else value for name, value in shown.items()}
-        generators = [generator(seed, f"noise-{trial.stream}", i) for i in range(items.start, items.stop)]
+        generators = [generator(spec.seed, f"noise-{trial.stream}", i) for i in range(items.start, items.stop)]
         texts, negatives = (each[items] for each in asked)
-        parts.append(settings.draw(pipe, texts, negatives, trial.steps, trial.guidance, generators, **part))
-    return torch.cat(parts)
+        latents = settings.draw(pipe, texts, negatives, trial.steps, trial.guidance, generators, **part).cpu()
+        trials.check_finite(spec.name, trial.name, latents)
+        yield trials.Block(latents, base.decode(latents))

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from perflow import artifacts
 from perflow.errors import PerflowError
+from perflow.images import png
 from perflow.metrics import distance, given
-from perflow.metrics.observed import Remembered
+from perflow.metrics.looking import Looks, Viewer
 from perflow.metrics.trial import Images, Trial
 
 ABOUT = {"name": "v3", "sha256": "a" * 64, "weights": {"name": "inception.pt", "sha256": "b" * 64}}
@@ -64,14 +65,12 @@ def test_statistics_give_the_distance_that_clean_fid_gives_for_them(tmp_path, fe
 
 
 def test_what_a_network_looked_at_once_is_such_a_file_and_says_who_made_it(tmp_path, rng):
-    class Means:
-        values = {}
-
-        def observe(self, images):
-            return images.mean((1, 2)).astype(np.float64), {}
+    class Means(Looks):
+        def look(self, prepared):
+            return prepared.mean((1, 2)).astype(np.float64), {}
 
     images = rng.integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
-    wanted, _ = Remembered(Means(), ABOUT["sha256"], tmp_path).observe(images)
+    wanted, _ = Viewer(Means(), "cpu", ABOUT["sha256"], tmp_path).see([png(image) for image in images])
     (kept,) = tmp_path.iterdir()
     found = given.read(kept)
     assert (found.features == wanted).all()

@@ -105,13 +105,14 @@ def test_squeezenet_keeps_its_own_features_below(data, tmp_path):
         }
     network = squeezenet(weights, {})
     images = store.images(store.load(data, "base"))[:8]
-    one = Standardised.by(network, images)
-    found, raw = one.observe(images)[0], network.observe(images)[0]
+    raw = network.observe(images)[0]
+    one = Standardised.by(network, raw)
+    found = one.observe(images)[0]
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-9)
     differ = raw.min(0) < raw.max(0)
     np.testing.assert_allclose(found.std(0, ddof=1), differ, atol=1e-9)
     with pytest.raises(PerflowError, match="standardised by two images or more; got 1"):
-        Standardised.by(network, images[:1])
+        Standardised.by(network, raw[:1])
 
 
 def test_a_file_of_raw_features_is_standardised_and_one_of_standardised_features_is_not(data, tmp_path):

@@ -157,7 +157,7 @@ def test_own_states_are_compared_with_the_starts_that_were_taught(refreshed):
     teach(refreshed, "eps-again-k2-s0", student=refreshed.handle(FIRST))
     out, again = refreshed.path("results/samples/eps-again-k2-s0/manifest.json"), "eps-again-k2-s0"
     finish(sample(refreshed.spec("samples", again), refreshed.handle(again), refreshed.handle("eps"), refreshed.prompts,
-                  out, pairs=refreshed.pairs("eps-again-k2")))  # fmt: skip
+                  out, out.with_name("state"), pairs=refreshed.pairs("eps-again-k2")))  # fmt: skip
     states = artifacts.tensors_beside(out, artifacts.read_json(out)["flow"]["starts"], "own", "taught")
     found, taught = PairCache.load(refreshed.pairs("eps-again-k2")), states["taught"]
     assert states["own"].shape == taught.shape == (16, 2, *found.start.shape[1:])

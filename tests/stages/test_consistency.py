@@ -30,7 +30,16 @@ def lcm(tiny, tiny_params, write_params):
 
 
 def drawn(lcm, out):
-    finish(sample(lcm.spec("samples", STUDENT), lcm.handle(STUDENT), lcm.handle("eps"), lcm.prompts, out))
+    finish(
+        sample(
+            lcm.spec("samples", STUDENT),
+            lcm.handle(STUDENT),
+            lcm.handle("eps"),
+            lcm.prompts,
+            out,
+            out.with_name("state"),
+        )
+    )
     return {
         name: artifacts.read_tensors(out.with_name(f"{name}.safetensors"))[0]["latents"] for name in ("lcm-1", "lcm-4")
     }

@@ -23,6 +23,7 @@ from perflow.datasets.digits import Digits, attributes
 from perflow.errors import PerflowError
 from perflow.metrics.features import restore
 from perflow.metrics.intervals import deal
+from perflow.metrics.looking import Viewer
 from perflow.metrics.observed import load_extractor, observe_real
 from perflow.metrics.squeezenet import restore as squeezenet
 from perflow.stages.evaluate import evaluate
@@ -146,7 +147,7 @@ def found(made):
 def test_the_file_says_what_was_measured_and_with_what(made, found):
     assert (found["spec"], found["model"]) == ("hash", "student")
     network, _ = load_extractor("x", made.extractor)
-    accuracy = observe_real(made.dataset, "reference", network)[1]["accuracy"]
+    accuracy = observe_real(made.dataset, "reference", Viewer(network))[1]["accuracy"]
     assert 0 < accuracy["fg"] <= 1
     assert found["extractor"] == {"name": "x", "sha256": sha256_file(made.extractor), "accuracy": accuracy}
     assert list(found["trials"]) == ["window-2", "window-4"]

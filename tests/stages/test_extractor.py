@@ -12,6 +12,7 @@ from perflow.core.rng import generator
 from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.metrics.features import restore
+from perflow.metrics.looking import Viewer
 from perflow.metrics.observed import load_extractor, observe_real
 from perflow.metrics.squeezenet import restore as squeezenet
 from perflow.stages.extractor import extractor, warped
@@ -41,7 +42,7 @@ def test_it_learns_to_read_unseen_handwriting(dataset, tmp_path):
     out, taken = train(tmp_path, dataset, 150)
     tensors, header = artifacts.read_tensors(out)
     assert header["spec"] == "hash"
-    real, about = observe_real(dataset, "reference", restore(tensors, header["architecture"]))
+    real, about = observe_real(dataset, "reference", Viewer(restore(tensors, header["architecture"])))
     assert about["accuracy"]["fg"] > 0.9
     assert about["accuracy"]["bg"] > 0.9
     assert about["accuracy"]["digit"] > 0.4

@@ -148,7 +148,16 @@ def test_a_flow_of_data_is_taught_drawn_and_teaches(tiny, params, write_params, 
     assert (header["edges"], header["prediction"], header["row"]["start"]) == ([1.0, 0.0], "velocity", None)
 
     out = tmp_path / "m/manifest.json"
-    finish(sample(study.spec("samples", FLOW), study.handle(FLOW), study.handle("eps"), study.prompts, out))
+    finish(
+        sample(
+            study.spec("samples", FLOW),
+            study.handle(FLOW),
+            study.handle("eps"),
+            study.prompts,
+            out,
+            out.with_name("state"),
+        )
+    )
     trials = artifacts.read_json(out)["trials"]
     assert trials["window-2"]["nfe"] == 4  # guided: its network still knows the empty caption
     calls = artifacts.tensors_beside(out, trials["rk45"]["latents"], "evaluations")["evaluations"]

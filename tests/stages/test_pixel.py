@@ -69,6 +69,7 @@ def px(root, tmp_path_factory):
                 study.handle("px"),
                 study.prompts,
                 drawn(study, model),
+                drawn(study, model).with_name("state"),
             )
         )
     return study

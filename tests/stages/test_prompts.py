@@ -89,7 +89,14 @@ def test_guidance_leads_away_from_each_prompts_own_negative(listed, tmp_path):
     chosen(study, tmp_path)
     out = tmp_path / "samples/manifest.json"
     finish(
-        sample(study.spec("samples", "eps"), study.handle("eps"), study.handle("eps"), tmp_path / "prompts.json", out)
+        sample(
+            study.spec("samples", "eps"),
+            study.handle("eps"),
+            study.handle("eps"),
+            tmp_path / "prompts.json",
+            out,
+            out.with_name("state"),
+        )
     )
     manifest = artifacts.read_json(out)
     assert manifest["negatives"] == ["blue", "", "red, yellow"]

@@ -67,7 +67,7 @@ def test_pairs_student_and_starts_are_the_same_to_the_last_bit(both, tmp_path):
     for study in both:
         out = tmp_path / study.home.name / "manifest.json"
         finish(sample(tokens.spec("samples", STUDENT), study.handle(STUDENT), study.handle("eps"), study.prompts, out,
-                      pairs=study.pairs(PAIRS)))  # fmt: skip
+                      out.with_name("state"), pairs=study.pairs(PAIRS)))  # fmt: skip
         entry = artifacts.read_json(out)["flow"]["starts"]
         own.append(artifacts.tensors_beside(out, entry, "own", "taught"))
     assert all(torch.equal(own[0][name], own[1][name]) for name in ("own", "taught"))

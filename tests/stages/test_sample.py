@@ -8,13 +8,15 @@ import torch
 from PIL import Image
 
 import perflow
-from perflow import artifacts
+from perflow import artifacts, trials
 from perflow.config.rows import Trial
 from perflow.core.fields import follow, velocity_field
 from perflow.core.guidance import guided
 from perflow.core.velocity import rk45
+from perflow.datasets import store
 from perflow.errors import PerflowError
 from perflow.metrics import trial as metrics
+from perflow.metrics.looking import Looks, Viewer
 from perflow.metrics.observed import Drawn, measured
 from perflow.models import handle
 from perflow.models.drawer import Drawer
@@ -29,7 +31,16 @@ STUDENT = "eps-perflow-k2-s0"
 @pytest.fixture
 def drawn(tiny):
     out = tiny.path("results/samples", STUDENT, "manifest.json")
-    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.prompts, out))
+    finish(
+        sample(
+            tiny.spec("samples", STUDENT),
+            tiny.handle(STUDENT),
+            tiny.handle("eps"),
+            tiny.prompts,
+            out,
+            out.with_name("state"),
+        )
+    )
     return out
 
 
@@ -48,7 +59,16 @@ def test_the_pipeline_draws_what_the_stage_draws(tiny, model, trial, scheduler, 
     import diffusers
 
     out = tmp_path / "m/manifest.json"
-    finish(sample(tiny.spec("samples", model), tiny.handle(model), tiny.handle("eps"), tiny.prompts, out))
+    finish(
+        sample(
+            tiny.spec("samples", model),
+            tiny.handle(model),
+            tiny.handle("eps"),
+            tiny.prompts,
+            out,
+            out.with_name("state"),
+        )
+    )
     manifest = artifacts.read_json(out)
     entry = manifest["trials"][trial]
     latents = artifacts.read_tensors(out.with_name(entry["latents"]["file"]))[0]["latents"]
@@ -78,7 +98,16 @@ def perflow_noise(tiny, count):
 
 def test_the_same_command_gives_the_same_bytes(tiny, drawn, tmp_path):
     again = tmp_path / "again/manifest.json"
-    finish(sample(tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.prompts, again))
+    finish(
+        sample(
+            tiny.spec("samples", STUDENT),
+            tiny.handle(STUDENT),
+            tiny.handle("eps"),
+            tiny.prompts,
+            again,
+            again.with_name("state"),
+        )
+    )
     assert {p.name: p.read_bytes() for p in drawn.parent.iterdir()} == {
         p.name: p.read_bytes() for p in again.parent.iterdir()
     }
@@ -137,7 +166,16 @@ def test_a_solver_that_decides_as_it_goes_says_what_each_image_cost(tiny, tiny_p
     study = grown(tiny, tiny_params, write_params)
     name, out = "v-distilled-k2-s0", tmp_path / "m/manifest.json"
     teach(study, name)
-    finish(sample(study.spec("samples", name), study.handle(name), study.handle("v"), study.prompts, out))
+    finish(
+        sample(
+            study.spec("samples", name),
+            study.handle(name),
+            study.handle("v"),
+            study.prompts,
+            out,
+            out.with_name("state"),
+        )
+    )
     entry = artifacts.read_json(out)["trials"]["rk45"]
     tensors = artifacts.read_tensors(out.with_name("rk45.safetensors"))[0]
     calls = tensors["evaluations"].double()
@@ -159,7 +197,7 @@ def test_a_solver_that_decides_as_it_goes_says_what_each_image_cost(tiny, tiny_p
     groups = np.arange(64) % 4
     found = {}
     for trial in ("rk45", "window-2"):
-        own = drawn.observe(trial, Brightness(), groups)
+        own = drawn.observe(trial, Viewer(Brightness()), groups)
         found[trial] = measured(metrics.Trial(own, own, own, own, {}), ["evaluations"], 0.95)
     assert found["rk45"]["evaluations"]["value"] == pytest.approx(float(calls.mean()))
     assert [found["window-2"]["evaluations"][bound] for bound in ("value", "low", "high")] == [2, 2, 2]
@@ -173,10 +211,113 @@ def test_a_solver_that_decides_as_it_goes_says_what_each_image_cost(tiny, tiny_p
         draw(study.handle(STUDENT), "a red digit", tmp_path / "x.png", "rk45", None, None, 0, 1)
 
 
-class Brightness:
+class Brightness(Looks):
     """Images by the means of their colours."""
 
-    values = {}
+    def look(self, prepared):
+        return prepared.mean((1, 2)), {}
 
-    def observe(self, images):
-        return images.mean((1, 2)), {}
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_row_that_was_stopped_goes_on_to_the_same_bytes(tiny, drawn, tmp_path, monkeypatch):
+    """Wherever it was stopped: in a trial, whose first blocks are then not drawn again, and after whole ones."""
+    monkeypatch.setattr(trials.Kept.__init__, "__defaults__", (0.0,))  # what is drawn is kept at once
+    asked: list[tuple[str, int]] = []
+    limit = [0]
+
+    class Counted(Drawer):
+        def blocks(self):
+            return [range(first, min(first + 3, self.items)) for first in range(0, self.items, 3)]
+
+        def draw(self, trial, noise, first=0):
+            if len(asked) >= limit[0]:
+                raise Stopped
+            asked.append((trial.name, first))
+            return super().draw(trial, noise, first)
+
+    monkeypatch.setattr("perflow.stages.sample.Drawer", Counted)
+    reference = Drawn.read(drawn)
+    sizes = {name: len(artifacts.Archive(drawn.with_name(f"{name}.zip"))) for name in reference.trials}
+    every = [(name, first) for name, count in sizes.items() for first in range(0, count, 3)]
+    out, state = tmp_path / "again" / "manifest.json", tmp_path / "state"
+    out.parent.mkdir()
+    state.mkdir()
+    given = (tiny.spec("samples", STUDENT), tiny.handle(STUDENT), tiny.handle("eps"), tiny.prompts, out, state)
+    for stop in (1, 2, len(every) - 1):
+        limit[0] = stop
+        with pytest.raises(Stopped):
+            finish(sample(*given))
+        assert asked == every[:stop]  # each block once, over all runs
+    limit[0] = len(every)
+    finish(sample(*given))
+    assert asked == every
+    once = tmp_path / "once" / "manifest.json"
+    once.parent.mkdir()
+    asked.clear()
+    finish(sample(*given[:4], once, tmp_path / "empty"))
+    for path in sorted(once.parent.iterdir()):
+        assert path.read_bytes() == (out.parent / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("harm", ["broken", "altered", "other trial"])
+def test_what_was_kept_of_something_else_or_is_broken_is_drawn_again(tmp_path, harm):
+    blocks, asked = [range(0, 2), range(2, 4)], []
+
+    def draw(items):
+        asked.append(items)
+        return {"latents": torch.arange(items.start, items.stop, dtype=torch.float32)}
+
+    def drawn(made_of):
+        kept = trials.Kept(tmp_path, tmp_path / "manifest.json", seconds=0.0)
+        return torch.cat([each["latents"] for each in kept.drawn("t", made_of, blocks, draw)])
+
+    assert drawn({"trial": "a"}).tolist() == [0, 1, 2, 3]
+    assert drawn({"trial": "a"}).tolist() == [0, 1, 2, 3]
+    assert asked == blocks
+    first = min(tmp_path.glob("drawn-*"))
+    if harm == "broken":
+        first.write_bytes(first.read_bytes()[:-3])
+    if harm == "altered":
+        first.write_bytes(first.read_bytes()[:-1] + b"\x7f")
+    asked.clear()
+    assert drawn({"trial": "b" if harm == "other trial" else "a"}).tolist() == [0, 1, 2, 3]
+    assert asked == (blocks if harm == "other trial" else blocks[:1])
+
+
+def test_a_whole_trial_counts_only_while_its_files_are_as_they_were(tmp_path):
+    path = tmp_path / "t.zip"
+    path.write_bytes(b"content")
+    entry = {"steps": 4, "images": {"file": "t.zip", "sha256": artifacts.sha256_file(path)}}
+    trials.Kept(tmp_path, tmp_path / "manifest.json", seconds=0.0).finish("t", entry)
+    again = trials.Kept(tmp_path, tmp_path / "manifest.json")
+    assert again.entry("t") == entry
+    assert again.entry("u") is None
+    path.write_bytes(b"changed")
+    assert again.entry("t") is None
+
+
+def test_images_are_written_in_order_by_however_many_threads(tmp_path, monkeypatch):
+    shown = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 3), dtype=np.uint8)
+    latents = torch.arange(70.0)
+
+    def blocks():
+        for first in range(0, 70, 32):
+            yield trials.Block(latents[first : first + 32], shown[first : first + 32])
+
+    found = []
+    for threads in (0, 3):
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        monkeypatch.setattr(trials, "helpers", lambda device, threads=threads: threads)
+        written = trials.write(folder, {"name": "t", "steps": 1}, "a" * 64, blocks(), 70, "cpu")
+        assert list(written) == list(range(1, 71))
+        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert found[0] == found[1]
+    archive = artifacts.Archive(tmp_path / "0" / "t.zip")
+    assert archive.names == [f"{number:05d}.png" for number in range(70)]
+    assert all((store.decode(data) == image).all() for data, image in zip(archive, shown, strict=True))
+    kept, _ = artifacts.read_tensors(tmp_path / "0" / "t.safetensors")
+    assert torch.equal(kept["latents"], latents)

@@ -67,7 +67,16 @@ def test_the_stage_draws_from_the_file_what_the_pipeline_draws_from_the_folder(r
     prompts(study.spec("prompts", "digits"), study.prompts)
     prepare(study.spec("bases", "two"), study.dataset, study.handle("two"))
     out = study.path("results/samples/two/manifest.json")
-    finish(sample(study.spec("samples", "two"), study.handle("two"), study.handle("two"), study.prompts, out))
+    finish(
+        sample(
+            study.spec("samples", "two"),
+            study.handle("two"),
+            study.handle("two"),
+            study.prompts,
+            out,
+            out.with_name("state"),
+        )
+    )
     manifest = artifacts.read_json(out)
     entry = manifest["trials"]["ddim-2"]
     latents = artifacts.read_tensors(out.with_name(entry["latents"]["file"]))[0]["latents"]

@@ -66,6 +66,7 @@ def xl(root, tmp_path_factory):
                 study.handle("xl"),
                 study.prompts,
                 drawn(study, model),
+                drawn(study, model).with_name("state"),
             )
         )
     return study

@@ -32,7 +32,7 @@ def searched(tiny, tiny_params, write_params):
         outs[model] = other.path("results/samples", model, "manifest.json")
         costs[model] = cost(
             sample(other.spec("samples", model), other.handle(model), other.handle("eps"), other.prompts, outs[model],
-                   extractor=features, captions=other.dataset)
+                   outs[model].with_name("state"), extractor=features, captions=other.dataset)
         )  # fmt: skip
     return other, outs, costs
 
@@ -97,4 +97,13 @@ def test_a_search_needs_its_recipe_and_its_feature_network(tiny, tiny_params, wr
     other = grown(tiny, params, write_params)
     out = other.path("results/samples/eps/manifest.json")
     with pytest.raises(PerflowError, match="needs an --extractor"):
-        finish(sample(other.spec("samples", "eps"), other.handle("eps"), other.handle("eps"), other.prompts, out))
+        finish(
+            sample(
+                other.spec("samples", "eps"),
+                other.handle("eps"),
+                other.handle("eps"),
+                other.prompts,
+                out,
+                out.with_name("state"),
+            )
+        )

@@ -134,7 +134,9 @@ def _by_diffusers(pipe, manifest, steps, guidance):
 
 def test_a_pipeline_tells_it_its_guidance_scale_and_draws_the_same(lcm, tmp_path):
     out = tmp_path / "m/manifest.json"
-    finish(sample(lcm.spec("samples", LCM), lcm.handle(LCM), lcm.handle("eps"), lcm.prompts, out))
+    finish(
+        sample(lcm.spec("samples", LCM), lcm.handle(LCM), lcm.handle("eps"), lcm.prompts, out, out.with_name("state"))
+    )
     manifest, drawn = artifacts.read_json(out), {}
     assert {name: entry["nfe"] for name, entry in manifest["trials"].items()} == {
         "lcm-1-w2.5": 1, "lcm-4-w2.5": 4, "lcm-1-w7": 1, "lcm-4-w7": 4,
@@ -153,7 +155,16 @@ def test_a_pipeline_tells_it_its_guidance_scale_and_draws_the_same(lcm, tmp_path
 def test_on_windows_and_with_any_solver_it_is_the_same_seam(told, tmp_path):
     teach(told, DISTILLED)
     out = tmp_path / "m/manifest.json"
-    finish(sample(told.spec("samples", DISTILLED), told.handle(DISTILLED), told.handle("eps"), told.prompts, out))
+    finish(
+        sample(
+            told.spec("samples", DISTILLED),
+            told.handle(DISTILLED),
+            told.handle("eps"),
+            told.prompts,
+            out,
+            out.with_name("state"),
+        )
+    )
     manifest = artifacts.read_json(out)
     assert {entry["nfe"] for entry in manifest["trials"].values()} == {2}
     latents = artifacts.read_tensors(out.with_name("window-2.safetensors"))[0]["latents"]

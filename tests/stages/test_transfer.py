@@ -123,7 +123,7 @@ def test_a_setting_that_changes_nothing_draws_what_the_stage_draws(elsewhere, tm
     """Text to image on the student's own base, by diffusers' pipeline: the same items from the same noise."""
     out = tmp_path / "m/manifest.json"
     finish(sample(elsewhere.spec("samples", STUDENT), elsewhere.handle(STUDENT), elsewhere.handle("eps"),
-                  elsewhere.prompts, out))  # fmt: skip
+                  elsewhere.prompts, out, out.with_name("state")))  # fmt: skip
     own = latents(out)
     found = draw(elsewhere, f"plain-eps.{STUDENT}")[1]
     assert found.keys() == own.keys()

@@ -16,6 +16,7 @@ rule evaluate:
         "logs/evaluate/{model}.log",
     threads: 1
     resources:
+        gpu=GPU,
         mem_mb=4000,
         runtime=60,
     params:
