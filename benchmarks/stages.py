@@ -1,6 +1,6 @@
 """Stages against their floor: the bare network calls they cannot do without.
 
-    python -m benchmarks.stages [--device cpu] [--pairs 4096] [--steps 60] [--repeats 5]
+    python -m benchmarks.stages [--device cpu] [--pairs 4096] [--steps 60] [--repeats 5] [--only train]
 
 The embedded base of params.yaml at its real size, trained for two steps (speed does not ask for quality). Floor and
 stage take turns in one process, and the share of each turn is one measurement: a machine that is slower for a while is
@@ -87,13 +87,15 @@ def between(stage: Iterator) -> float:
 
 
 class Turns:
-    """Floors and stages, as they took turns; one line of the table each."""
+    """Floors and stages, as they took turns; one line of the table each. Beside ``only`` a stage runs once."""
 
-    def __init__(self, repeats: int):
-        self.repeats, self.rows = repeats, []
+    def __init__(self, repeats: int, only: str):
+        self.repeats, self.only, self.rows = repeats, only, []
 
     def compare(self, name: str, floor: Callable[[], float], stage: Callable[[], float]) -> float:
         """Seconds of ``stage`` in the median, after as many turns of both as there are repeats."""
+        if not name.startswith(self.only):
+            return stage()
         turns = [(floor(), stage()) for _ in range(self.repeats)]
         shares = sorted(bare / took for bare, took in turns)
         bare, took = (statistics.median(column) for column in zip(*turns, strict=True))
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", default="", choices=["", "cache", "train", "sample", "latency", "evaluate"])
     given = parser.parse_args()
     device = running.prepare(given.device, 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +159,7 @@ def measure(given: argparse.Namespace, device: str) -> None:
             path.unlink()
         return between(cache(home.spec("pairs", "digits-fixed-k4"), teacher, latents, pairs, device))
 
-    turns, state = Turns(given.repeats), iter(range(10**6))
+    turns, state = Turns(given.repeats, given.only), iter(range(10**6))
     made = given.pairs // 4 * 2  # two shards of four: the first report comes when the second one is solved
     took_cache = turns.compare(
         f"cache: {made:,} guided pairs of {recipe.window_steps} steps",
@@ -194,13 +197,14 @@ def measure(given: argparse.Namespace, device: str) -> None:
         lambda: timed(lambda: [single.draw(trial, one) for _ in range(often)]),
     )
     evaluation(dataset, turns, device)
-    online = timed(online_training(model, recipe, student, pairs, device, 5)) / 5
-    cached = took_cache / made * home.count + took_train / (given.steps - 1) * home.steps
-
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     print(f"{name}, one thread, torch {torch.__version__}, Python {platform.python_version()}\n")
     print("| stage | floor, s | took, s | floor / took, median | of each turn |\n|---|---:|---:|---:|---:|")
     print("\n".join(turns.rows))
+    if given.only:
+        return
+    online = timed(online_training(model, recipe, student, pairs, device, 5)) / 5
+    cached = took_cache / made * home.count + took_train / (given.steps - 1) * home.steps
     whole = online * home.steps
     print(
         f"\nrecipe: {home.steps} steps of {student.training.batch}: {cached:.1f} s on {home.count:,} cached pairs, the"

@@ -53,13 +53,16 @@ def write(
     files = {kind: folder / f"{name}.{suffix}" for kind, suffix in
              (("images", "zip"), ("latents", "safetensors"), ("grid", "png"))}  # fmt: skip
     every, shown = max(1, count // (_GRID[0] * _GRID[1])), []
-    kept: dict[str, list[Tensor]] = {}
+    tensors: dict[str, Tensor] = {}
 
     def images() -> Iterator[np.ndarray]:
+        first = 0
         for block in blocks:
-            kept.setdefault("latents", []).append(block.latents.cpu())
-            if block.calls is not None:
-                kept.setdefault("evaluations", []).append(block.calls.cpu())
+            for name, part in (("latents", block.latents), ("evaluations", block.calls)):
+                if part is not None:
+                    whole = tensors.setdefault(name, torch.empty(count, *part.shape[1:], dtype=part.dtype))
+                    whole[first : first + len(part)] = part
+            first += len(block.latents)
             yield from block.images
 
     with artifacts.archiving(files["images"]) as add:
@@ -68,7 +71,6 @@ def write(
             if number % every == 0 and len(shown) < _GRID[0] * _GRID[1]:
                 shown.append(image.copy())  # a view would hold its whole block
             yield number + 1
-    tensors = {name: torch.cat(parts) for name, parts in kept.items()}
     artifacts.write_tensors(files["latents"], tensors, {"model": sha256, **trial})
     with artifacts.atomic(files["grid"]) as temporary:
         temporary.write_bytes(png(tile(np.stack(shown), *_GRID)))
