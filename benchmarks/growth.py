@@ -101,7 +101,8 @@ folder, count, beside = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 rng = np.random.default_rng(0)
 ramp = (np.add.outer(np.arange(512), np.arange(512))[..., None] // 5 % 200).astype(np.uint8)
 shown = rng.integers(0, 8, (64, 512, 512, 3), dtype=np.uint8) + ramp
-blocks = lambda: (trials.Block(torch.zeros(64, 4, 64, 64), shown.copy()) for _ in range(count // 64))
+sizes = [min(64, count - first) for first in range(0, count, 64)]
+blocks = lambda: (trials.Block(torch.zeros(size, 4, 64, 64), shown[:size].copy()) for size in sizes)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, begun = peak(), time.perf_counter()
 for _ in trials.write(folder, {"name": "t"}, "", blocks(), count, beside):

@@ -18,7 +18,8 @@ _EACH = 16
 
 def cores() -> int:
     """Cores that this process may use, up to 16."""
-    return min(len(os.sched_getaffinity(0)), _MOST)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, _MOST)
 
 
 def helpers(device: str) -> int:

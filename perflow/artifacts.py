@@ -355,23 +355,28 @@ def archiving(path: str | Path) -> Iterator[Callable[[str, bytes], None]]:
 
 
 def write_archive(path: str | Path, files: Mapping[str, bytes]) -> None:
-    """Write a zip as ``archiving`` does, members in name order."""
+    """Write a zip as ``archiving`` does, members in name order, shorter names first."""
     with archiving(path) as add:
-        for name in sorted(files):
+        for name in sorted(files, key=_in_order):
             add(name, files[name])
 
 
-class Archive(Sequence[bytes]):
-    """The members of a zip in name order, each read when it is asked for, by any thread; nothing is extracted.
+def _in_order(name: str) -> tuple[int, str]:
+    """Numbered names in the order of their numbers, also after 99999.png."""
+    return len(name), name
 
-    PerflowError naming the file if it is broken, encrypted, or expands to more than pictures can.
+
+class Archive(Sequence[bytes]):
+    """The members of a zip in name order, shorter names first, each read when it is asked for, by any thread.
+
+    Nothing is extracted. PerflowError naming the file if it is broken, encrypted, or expands to more than pictures can.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
         with self._understood():
             self._archive = zipfile.ZipFile(path)
-            self._members = sorted(self._archive.infolist(), key=lambda member: member.filename)
+            self._members = sorted(self._archive.infolist(), key=lambda member: _in_order(member.filename))
             if any(member.flag_bits & 1 for member in self._members):
                 raise zipfile.BadZipFile("encrypted")
             if sum(member.file_size for member in self._members) > _EXPANSION * (os.path.getsize(path) + 1024):
@@ -386,8 +391,6 @@ class Archive(Sequence[bytes]):
         return len(self._members)
 
     def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
         with self._understood():
             return self._archive.read(self._members[number])
 

@@ -55,9 +55,9 @@ class Search:
         )
         return cls(recipe, drawer, shown, references, load_extractor(*extractor, device)[0])
 
-    def best(self, trial: Trial) -> tuple[Trial, dict[str, Any]]:
-        """The trial with the best steps found, and what was found: their name and times, the distance of every
-        candidate (None: not finite), the network evaluations that all of them cost."""
+    def best(self, trial: Trial) -> dict[str, Any]:
+        """The best steps found for a trial: their name and times, the distance of every candidate (None: not finite),
+        the network evaluations that all of them cost."""
         tried: Tried = {}
         self._try(trial, self._candidates(trial), tried)
         for _ in range(self.recipe.rounds):
@@ -68,9 +68,8 @@ class Search:
         name, (_, times) = min(tried.items(), key=lambda item: item[1][0])
         distances = {name: value if math.isfinite(value) else None for name, (value, _) in tried.items()}
         evaluations = trial.nfe * self.drawer.items * len(tried)
-        found = {"name": name, "times": times, "metric": self.recipe.metric, "tried": distances,
-                 "items": self.drawer.items, "evaluations": evaluations}  # fmt: skip
-        return trial.model_copy(update={"spacing": times}), found
+        return {"name": name, "times": times, "metric": self.recipe.metric, "tried": distances,
+                "items": self.drawer.items, "evaluations": evaluations}  # fmt: skip
 
     def _try(
         self, trial: Trial, candidates: dict[str, list[float]], tried: dict[str, tuple[float, list[float]]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,11 +60,15 @@ def write(
         first = 0
         for block in blocks:
             for name, part in (("latents", block.latents), ("evaluations", block.calls)):
-                if part is not None:
-                    whole = tensors.setdefault(name, torch.empty(count, *part.shape[1:], dtype=part.dtype))
-                    whole[first : first + len(part)] = part
+                if part is None:
+                    continue
+                if name not in tensors:
+                    tensors[name] = torch.empty(count, *part.shape[1:], dtype=part.dtype)
+                tensors[name][first : first + len(part)] = part
             first += len(block.latents)
             yield from block.images
+        if first != count:
+            raise ValueError(f"{first} items were drawn of {count}")
 
     with artifacts.archiving(files["images"]) as add:
         for number, (image, data) in enumerate(mapped(lambda each: (each, png(each)), images(), helpers(device))):
@@ -86,19 +91,29 @@ def cost(calls: Tensor) -> dict[str, int]:
 
 
 class Kept:
-    """What is drawn of a row's trials, in a folder from which an interrupted row goes on: the entries of whole trials,
-    and tensors of the one at hand. It is written when ``seconds`` have passed since the last time; what comes faster
-    is not worth it."""
+    """What is done of a row's trials, in a folder from which an interrupted row goes on: what was found for them,
+    the entries of whole ones, and tensors of the one at hand.
 
-    def __init__(self, state: Path, manifest: Path, seconds: float = 20.0) -> None:
-        self._state, self._manifest, self._seconds, self._saved = state, manifest, seconds, time.monotonic()
+    Each is written when ``seconds`` have passed since the last time, so about as much is lost; what comes faster is not
+    worth it. ``made_of`` says what else bytes depend on: what was kept of something else is not taken.
+    """
+
+    def __init__(self, state: Path, manifest: Path, made_of: Mapping[str, Any], seconds: float = 20.0) -> None:
+        self._state, self._manifest, self._made_of, self._seconds = state, manifest, dict(made_of), seconds
+        self._listed = self._drawn = time.monotonic()
         self._path = state / "trials.json"
-        self._entries = artifacts.read_object(self._path, "trials") if self._path.is_file() else {}
+        self._entries: dict[str, Any] = {}
+        self._found: dict[str, Any] = {}
+        self._unlisted = False
+        with contextlib.suppress(PerflowError):
+            kept = artifacts.read_object(self._path, "trials", made_of=dict, entries=dict, found=dict)
+            if kept["made_of"] == self._made_of:
+                self._entries, self._found = kept["entries"], kept["found"]
 
     def entry(self, name: str) -> dict[str, Any] | None:
         """A trial's entry for the manifest, if it is done and its files are as they were written."""
         found = self._entries.get(name)
-        if found is None:
+        if not isinstance(found, dict):
             return None
         try:
             for part in found.values():
@@ -108,23 +123,35 @@ class Kept:
             return None
         return found
 
+    def found(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What ``find`` finds for a trial before it is drawn, once."""
+        if name not in self._found:
+            self._found[name] = find()
+            self._list()
+        return self._found[name]
+
     def finish(self, name: str, entry: dict[str, Any]) -> None:
         """A trial is done; its tensors are needed no more once that is written."""
         self._entries[name] = entry
-        if self._due():
-            artifacts.write_json(self._path, self._entries)
-            for path in self._state.glob("drawn-*.safetensors"):
+        self._list()
+
+    def _list(self, at_once: bool = False) -> None:
+        self._unlisted = True
+        if not at_once and time.monotonic() - self._listed <= self._seconds:
+            return
+        artifacts.write_json(self._path, {"made_of": self._made_of, "entries": self._entries, "found": self._found})
+        for path in self._state.glob("drawn-*.safetensors"):
+            if path.stem.split("-", 2)[2] in self._entries:
                 path.unlink()
-            self._saved = time.monotonic()
+        self._listed, self._unlisted = time.monotonic(), False
 
     def drawn(
-        self, name: str, made_of: Mapping[str, Any], blocks: Sequence[range],
-        draw: Callable[[range], dict[str, Tensor]],
-    ) -> Iterator[dict[str, Tensor]]:  # fmt: skip
-        """Tensors [n, ...] of each of ``blocks`` of items, as they were kept for ``made_of`` or else by ``draw``."""
-        number, waiting = 0, []
+        self, trial: Mapping[str, Any], blocks: Sequence[range], draw: Callable[[range], dict[str, Tensor]]
+    ) -> Iterator[dict[str, Tensor]]:
+        """Tensors [n, ...] of each of ``blocks`` of a trial's items, as they were kept or else by ``draw``."""
+        name, made_of, number, waiting = trial["name"], self._made_of | {"trial": dict(trial)}, 0, []
         while number < len(blocks):
-            path = self._state / f"drawn-{name}-{number:06d}.safetensors"
+            path = self._shard(name, number)
             if not waiting and (found := self._read(path, made_of, blocks[number:])):
                 yield from found
                 number += len(found)
@@ -132,12 +159,15 @@ class Kept:
             waiting.append(draw(blocks[number]))
             yield waiting[-1]
             number += 1
-            if self._due():
-                self._write(path.with_name(f"drawn-{name}-{number - len(waiting):06d}.safetensors"), made_of, waiting)
+            if time.monotonic() - self._drawn > self._seconds:
+                self._write(self._shard(name, number - len(waiting)), made_of, waiting)
                 waiting = []
+                if self._unlisted:
+                    self._list(at_once=True)
 
-    def _due(self) -> bool:
-        return time.monotonic() - self._saved > self._seconds
+    def _shard(self, name: str, number: int) -> Path:
+        """Where the blocks of a trial from ``number`` on are kept."""
+        return self._state / f"drawn-{number:06d}-{name}.safetensors"
 
     def _read(self, path: Path, made_of: Mapping[str, Any], blocks: Sequence[range]) -> list[dict[str, Tensor]]:
         """The first of ``blocks``, as far as the file holds them; none if it is broken, or of something else."""
@@ -158,4 +188,4 @@ class Kept:
         tensors = {key: torch.cat([block[key].cpu() for block in blocks]) for key in blocks[0]}
         header = {"sizes": [len(block["latents"]) for block in blocks], "sha256": artifacts.tensor_hash(tensors)}
         artifacts.write_tensors(path, tensors, made_of | header)
-        self._saved = time.monotonic()
+        self._drawn = time.monotonic()

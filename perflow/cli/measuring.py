@@ -24,10 +24,11 @@ from perflow.errors import PerflowError
 @click.option("--images", "drawn", type=FILE, help="Of a pipeline: the new folder that its images are written to.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Of a pipeline: steps [default: its own].")
 @click.option("--guidance", type=click.FloatRange(0, 100), help="Of a pipeline: guidance [default: its own].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--seed", type=int, help="Of a pipeline: seed of its noise [default: 0].")
 def measure(
     images: Path, against: Path, same_prompts: bool, real: Path | None, made_by: str | None, out: Path | None,
-    drawn: Path | None, steps: int | None, guidance: float | None, seed: int | None,
+    drawn: Path | None, steps: int | None, guidance: float | None, seed: int | None, device: str,
 ) -> None:  # fmt: skip
     """Measure a folder or zip of IMAGES as the study of --against measures its models.
 
@@ -53,7 +54,9 @@ def measure(
         raise PerflowError(f"{images}: no diffusers pipeline; --images, --steps, --guidance and --seed are for one")
     if pipeline and drawn is None:
         raise PerflowError(f"{images}: a diffusers pipeline; give --images, a new folder for what it draws")
-    device = running.prepare("auto", 1)
+    if device in ("auto", "cuda"):
+        running.claim(1)
+    device = running.prepare(device, 1)
     row = Evaluation.model_validate(artifacts.read_spec(spec).row)
     dataset = results.parent / "data" / f"{row.dataset}-{row.split}" / "manifest.json"
     extractor, clip, lpips = (

@@ -310,7 +310,7 @@ def _of_real_size(study: Study, hours: dict[str, float], tflops: float | None) -
         + " and ".join(f"{shape.name} ({shape.evaluation:.2f} TFLOP an evaluation)" for shape in shapes)
         + (f", {tflops:g} TFLOP/s by --tflops" if tflops else f", TFLOP/s of one H100: {assumed},")
         + ("" if tflops else " 35 % of its data sheet; --tflops says another"),
-        "  not counted: text models, straightness on a student's own path, features of images (on the CPU)"
+        "  not counted: text models, straightness on a student's own path, features of images"
         + (", networks by which a loss looks" if any(row.perceptual for row in study.students.values()) else ""),
         f"disk: about {sum(disk.values()) / 2**30:,.0f} GiB",
         *(f"  {size / 2**30:8,.0f} GiB  {name}" for name, size in disk.items()),

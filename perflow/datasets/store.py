@@ -105,22 +105,23 @@ class Encoded(Sequence[bytes]):
     """The images of a whole split as they lie there, each read when it is asked for."""
 
     def __init__(self, dataset: datasets.Dataset) -> None:
-        self._column = dataset.data.column("image")
+        self._dataset = dataset
+        with _readable(dataset):
+            self._column = dataset.data.column("image")
 
     def __len__(self) -> int:
         return len(self._column)
 
     def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
-        cell = self._column[number].as_py()
-        return cell["bytes"] if cell else b""  # which no decoder reads
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        with _readable(self._dataset):
+            return bytes(self._column[number].as_py()["bytes"])
 
-
-def decode_of(dataset: datasets.Dataset, data: bytes) -> np.ndarray:
-    """An image of a split, uint8 [H, W, 3]; PerflowError naming the data set if it is broken."""
-    with _readable(dataset):
-        return decode(data)
+    def decode(self, data: bytes) -> np.ndarray:
+        """One of them, uint8 [H, W, 3]; PerflowError naming the data set if it is broken."""
+        with _readable(self._dataset):
+            return decode(data)
 
 
 def images(dataset: datasets.Dataset, chosen: range | None = None, threads: int = 0) -> np.ndarray:

@@ -50,13 +50,14 @@ class Judges:
         return cls(networks, about, device, features)
 
     def judged(
-        self, drawn: Drawn, images: Sequence[Item], decode: Callable[[Item], np.ndarray] = store.decode
-    ) -> dict[str, np.ndarray]:
-        """Fields of a ``Trial`` from N ``images`` of the prompts of ``drawn``, through ``decode``."""
+        self, drawn: Drawn, images: Sequence[Item], decode: Callable[[Item], np.ndarray] = store.decode,
+        where: str = "images",
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """Fields of a ``Trial`` from N ``images`` of the prompts of ``drawn``, through ``decode`` (``Viewer.see``)."""
         found = {}
         if CLIP in self.networks:
             viewer = Viewer(self.networks[CLIP], self.device, self.about[CLIP]["sha256"], self.features)
-            found["agreement"] = cosines(viewer.see(images, decode)[0], self._told(drawn.texts)[drawn.prompts])
+            found["agreement"] = cosines(viewer.see(images, decode, where)[0], self._told(drawn.texts)[drawn.prompts])
         if LPIPS in self.networks:
             decoded = mapped(decode, images, helpers(self.device))
             found["apart"] = self.networks[LPIPS].within(decoded, drawn.content["per_prompt"])

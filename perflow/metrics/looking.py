@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -61,11 +61,11 @@ def expect(reader: str, image: np.ndarray, *shape: int | str) -> None:
 
 @dataclass(frozen=True)
 class Viewer(Generic[Item]):
-    """A network that looks at sets of encoded images of any size, and holds a block of them at a time.
+    """A network that looks at sets of any number of encoded images; a few blocks of them are held at a time.
 
-    With a ``folder`` it looks at a set once: features are kept there by content. A file is named after the network and
-    the images' bytes, so it holds for whoever comes with the same two; one that is broken is made again. It belongs
-    to no row, and may be deleted at any time.
+    With a ``folder`` it looks at a set once: features are kept there by content. A file is named after the network, the
+    kind of device and the images' bytes, so it holds for whoever comes with the same; one that is broken is made again.
+    It belongs to no row, and may be deleted at any time.
     """
 
     network: Looks
@@ -75,29 +75,57 @@ class Viewer(Generic[Item]):
     """Of the extractor's file."""
     folder: Path | None = None
 
-    def see(self, images: Sequence[Item], decode: Callable[[Item], np.ndarray] = store.decode) -> Seen:
-        """The N ``images`` through ``decode``; those that are kept are bytes."""
+    def see(
+        self, images: Sequence[Item], decode: Callable[[Item], np.ndarray] = store.decode, where: str = "images"
+    ) -> Seen:
+        """The N ``images`` through ``decode``; those whose features are kept are bytes.
+
+        PerflowError naming ``where`` they are from if there are none, or if they are of several sizes.
+        """
         if self.folder is None:
-            return self._look(images, decode)
-        content = artifacts.sha256_bytes("".join(map(artifacts.sha256_bytes, images)).encode())
+            return self._look(images, decode, where)
+        content = artifacts.sha256_bytes("".join([self.device, *map(artifacts.sha256_bytes, images)]).encode())
         path = self.folder / f"{self.sha256[:16]}-{content[:32]}.safetensors"
         with contextlib.suppress(PerflowError):
             kept, _ = artifacts.read_tensors(path)
             features = kept.pop("features").numpy()
             return features, {name: labels.numpy() for name, labels in kept.items()}
-        features, labels = self._look(images, decode)
+        features, labels = self._look(images, decode, where)
         tensors = {name: torch.from_numpy(value) for name, value in {"features": features, **labels}.items()}
         header = {"extractor": self.sha256, "images": content, "sha256": artifacts.tensor_hash(tensors)}
         artifacts.write_tensors(path, tensors, header)
         return features, labels
 
-    def _look(self, images: Sequence[Item], decode: Callable[[Item], np.ndarray]) -> Seen:
-        prepared = mapped(lambda data: self.network.prepare(decode(data)), images, helpers(self.device))
-        parts = []
-        while block := list(islice(prepared, _BLOCK)):
-            parts.append(self.network.look(np.stack(block)))
+    def _look(self, images: Sequence[Item], decode: Callable[[Item], np.ndarray], where: str) -> Seen:
+        def prepare(data: Item) -> tuple[tuple[int, ...], np.ndarray]:
+            image = decode(data)
+            return image.shape[:2], self.network.prepare(image)
+
+        if not len(images):
+            raise PerflowError(f"{where}: there are no images")
+        prepared = mapped(prepare, images, helpers(self.device))
+        parts, shape = [], None
+        with _fp32():
+            while block := list(islice(prepared, _BLOCK)):
+                shape = shape or block[0][0]
+                if other := next((found for found, _ in block if found != shape), None):
+                    sizes = " and ".join(f"{width} x {height}" for height, width in (shape, other))
+                    raise PerflowError(f"{where}: images of {sizes} pixels; those of one set have one size")
+                parts.append(self.network.look(np.stack([image for _, image in block])))
         features, labels = zip(*parts, strict=True)
         return np.concatenate(features), {name: np.concatenate([each[name] for each in labels]) for name in labels[0]}
+
+
+@contextlib.contextmanager
+def _fp32() -> Iterator[None]:
+    """Convolutions of a GPU without TF32, which PyTorch allows them unless told otherwise: others compare these numbers
+    with theirs."""
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def placed(part: Tensor, network: Any) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,9 @@ class Drawn:
                 f"{self.path}: trial '{trial}' has {count} images and {len(latents)} latents for"
                 f" {len(self.prompts)} items of its prompts; delete {self.path} and run again"
             )
-        seen = viewer.network.observe(latents) if archive is None else viewer.see(archive)
+        seen = (
+            viewer.network.observe(latents) if archive is None else viewer.see(archive, where=f"{self.path}: {trial}")
+        )
         prompts = self.prompts if len(self.content["prompts"]) > 1 else None
         paths = tensors["paths"].numpy() if "paths" in tensors else None
         calls = np.full(count, self.trials[trial]["nfe"])  # or each one's, of a solver that decides as it goes
@@ -112,7 +113,8 @@ def observe_real(dataset: Path, split: str, viewer: Viewer) -> tuple[Images, dic
     if store.of_points(data):
         real = Images(*viewer.network.observe(store.items(data)))
     else:
-        real = Images(*viewer.see(store.Encoded(data), partial(store.decode_of, data)))
+        images = store.Encoded(data)
+        real = Images(*viewer.see(images, images.decode, str(dataset)))
     if not viewer.network.values:
         return real, {}
     right = {name: found == np.asarray(data[f"label_{name}"]) for name, found in real.predicted.items()}

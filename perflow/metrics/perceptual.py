@@ -17,7 +17,7 @@ from torch import Tensor
 
 from perflow.core.chunks import chunked
 from perflow.errors import PerflowError
-from perflow.metrics.scripted import PROGRAM, program
+from perflow.metrics.scripted import PROGRAM, answering, program
 
 _CHUNK = 32
 
@@ -71,10 +71,8 @@ class Perceptual:
 
     def _ask(self, one: Tensor, other: Tensor) -> Tensor:
         """What the program says of two batches [B, 3, H, W]."""
-        try:
+        with answering("LPIPS", self._device):
             found = self._program(one, other)
-        except RuntimeError as error:
-            raise PerflowError(f"LPIPS: the program fails ({str(error).strip().splitlines()[-1]})") from None
         if not isinstance(found, Tensor) or found.shape != one.shape[:1]:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise PerflowError(f"LPIPS: the program returns {shape} for {len(one)} pairs; distances are [B]")

@@ -8,8 +8,9 @@ exported with ``torch.jit.export``). A program runs as it was saved: give only f
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from perflow.core.chunks import chunked
-from perflow.errors import PerflowError
+from perflow.errors import PerflowError, no_room
 from perflow.metrics.looking import Looks, Seen, expect
 
 PROGRAM = "program"
@@ -43,7 +44,8 @@ class Scripted(Looks):
 
         PerflowError if the program tells none.
         """
-        logits = self._tell(self._program, torch.from_numpy(features).float().to(self._device))
+        with answering("extractor", self._device):
+            logits = self._tell(self._program, torch.from_numpy(features).float().to(self._device))
         return {"class": logits.cpu().double().softmax(1).numpy()}
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
@@ -54,14 +56,11 @@ class Scripted(Looks):
     @torch.no_grad()
     def look(self, prepared: np.ndarray) -> Seen:
         """Prepared images [N, H, W, 3] to features as they are, float64 [N, D], and no labels."""
-        try:
-            found = chunked(
+        with answering("extractor", self._device):
+            rows = chunked(
                 lambda part: self._ask(self._program, part.to(self._device)), _CHUNK, torch.from_numpy(prepared)
             )
-        except RuntimeError as error:
-            said = str(error).strip().splitlines()[-1]
-            raise PerflowError(f"extractor: the program fails on {self._device} ({said})") from None
-        features = found.cpu()
+        features = rows.cpu()
         if features.ndim != 2 or not bool(torch.isfinite(features).all()):
             raise PerflowError(f"extractor: returns {tuple(features.shape)}; features are finite numbers [B, D]")
         return features.double().numpy(), {}
@@ -79,6 +78,18 @@ class Scripted(Looks):
     def architecture(self) -> dict[str, Any]:
         """What ``restore`` needs beside the tensors: nothing."""
         return {}
+
+
+@contextlib.contextmanager
+def answering(who: str, device: str) -> Iterator[None]:
+    """What a program of the user's raises on ``device``, as one line; that a device has no room is said elsewhere."""
+    try:
+        yield
+    except RuntimeError as error:
+        if no_room(error) is not None:
+            raise
+        said = [type(error).__name__, *str(error).strip().splitlines()][-1]
+        raise PerflowError(f"{who}: the program fails on {device} ({said})") from None
 
 
 def program(data: Tensor) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,18 +55,27 @@ class _Pictures:
     def count(self) -> int:
         return len(self.files)
 
+    def check(self) -> None:
+        """PerflowError for one that is no image, or not of the teacher's size, as far as a file's beginning says."""
+        for name, data in self.files:
+            with self._read(name), Image.open(io.BytesIO(data)) as image:
+                there = image.size
+            if there != self.size:
+                sizes = "{} x {} pixels; the teacher's images have {} x {}".format(*there, *self.size)
+                raise PerflowError(f"{self.where}: '{name}' has {sizes}")
+
     def decode(self, file: tuple[str, bytes]) -> np.ndarray:
-        """One of them, uint8 [H, W, 3]; PerflowError if it cannot be read, or is not of the teacher's size."""
+        """One of them, uint8 [H, W, 3]; PerflowError if it cannot be read."""
         name, data = file
+        with self._read(name):
+            return store.decode(data)
+
+    @contextlib.contextmanager
+    def _read(self, name: str) -> Iterator[None]:
         try:
-            image = store.decode(data)
+            yield
         except (OSError, SyntaxError, ValueError):
             raise PerflowError(f"{self.where}: '{name}' cannot be read as an image") from None
-        height, width, _ = image.shape
-        if (width, height) != self.size:
-            there, wanted = f"{width} x {height}", "{} x {}".format(*self.size)
-            raise PerflowError(f"{self.where}: '{name}' has {there} pixels; the teacher's images have {wanted}")
-        return image
 
     def described(self) -> dict[str, Any]:
         """As results name it."""
@@ -136,8 +147,8 @@ def measure(
     if isinstance(source, Given):
         samples = source.images(dimensions, **dealt)
     else:
-        samples = Images(*viewer.see(source.files, source.decode), **dealt)
-        judged = judges.judged(shown, source.files, source.decode) if same_prompts else {}
+        samples = Images(*viewer.see(source.files, source.decode, str(images)), **dealt)
+        judged = judges.judged(shown, source.files, source.decode, str(images)) if same_prompts else {}
     reference, accuracy = reference_of(dataset, row.split, viewer, known, dimensions)
     described["real"] |= {"count": known.count if known else len(reference.features)}
     metrics = [metric for metric in row.metrics if metric not in left_out]
@@ -165,7 +176,9 @@ def _source(images: Path, shown: Drawn) -> _Pictures | Given:
     files = _read(images)
     Image.init()  # two threads that load its formats at the same time may miss one
     height, width, _ = store.decode(shown.images(INDEPENDENT)[0]).shape
-    return _Pictures(_hash(files), list(files.items()), images, (width, height))
+    found = _Pictures(_hash(files), list(files.items()), images, (width, height))
+    found.check()
+    return found
 
 
 def _known(row: Evaluation, real: Path | None, made_by: str | None) -> tuple[Given | None, str | None]:

@@ -41,8 +41,8 @@ def sample(
     end-point error of each item in each window, on the student's own path. Where a row searches for spacings,
     ``extractor`` is the feature network that tells candidates apart; the manifest holds what was found.
 
-    Items are drawn and written block by block. What was drawn in the last twenty seconds is lost when this is stopped:
-    the rest is in ``state``, and the same command goes on from there to the same bytes.
+    Items are drawn and written block by block. What was done in the last twenty seconds or so is lost when this is
+    stopped: the rest is in ``state``, and the same command goes on from there to the same bytes.
     """
     row = Samples.model_validate(spec.row)
     loaded = handle.load(model, device)
@@ -52,12 +52,16 @@ def sample(
     texts = [prompt["text"] for prompt in chosen]
     drawer = Drawer.of(loaded, device, texts, row.sampling.per_prompt, spec.seed, negatives)
     search = _search(spec, row, texts, model, teacher, captions, extractor, device)
-    kept, made = trials.Kept(state, out), {}
+    made_of = {"model": loaded.sha256, "device": device, "chunk": loaded.base.chunk}
+    kept, made = trials.Kept(state, out, made_of), {}
     for trial in row.trials:
         if (entry := kept.entry(trial.name)) is None:
-            trial, found = search.best(trial) if search and trial.spacing == BEST else (trial, None)
+            searched = {}
+            if search and trial.spacing == BEST:
+                found = kept.found(trial.name, lambda trial=trial: search.best(trial))
+                trial, searched = trial.model_copy(update={"spacing": found["times"]}), {"searched": found}
             entry = yield from _write_trial(out.parent, trial, drawer, kept)
-            kept.finish(trial.name, entry := entry | ({"searched": found} if found else {}))
+            kept.finish(trial.name, entry := entry | searched)
         made[trial.name] = entry
     flow = None
     if row.windowed:
@@ -104,8 +108,9 @@ def _write_trial(
     folder: Path, trial: Trial, drawer: Drawer, kept: trials.Kept
 ) -> Generator[Step, None, dict[str, Any]]:
     if not hasattr(drawer.model.base, "decode"):
+        entry = _write_points(folder, trial, drawer)
         yield Step(trial.name, drawer.items, drawer.items)
-        return _write_points(folder, trial, drawer)
+        return entry
 
     def draw(items: range) -> dict[str, torch.Tensor]:
         noise = drawer.noise(trial.stream, items)
@@ -115,8 +120,7 @@ def _write_trial(
         return {"latents": drawer.draw(trial, noise, items.start)}
 
     def blocks() -> Iterator[trials.Block]:
-        made_of = {"trial": trial.model_dump(), "model": drawer.model.sha256}
-        for tensors in kept.drawn(trial.name, made_of, drawer.blocks(), draw):
+        for tensors in kept.drawn(trial.model_dump(), drawer.blocks(), draw):
             trials.check_finite(drawer.model.name, trial.name, tensors["latents"])
             latents = tensors["latents"].to(drawer.device)
             yield trials.Block(latents, drawer.model.base.decode(latents), tensors.get("evaluations"))

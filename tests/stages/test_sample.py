@@ -224,7 +224,7 @@ class Stopped(Exception):
 
 def test_a_row_that_was_stopped_goes_on_to_the_same_bytes(tiny, drawn, tmp_path, monkeypatch):
     """Wherever it was stopped: in a trial, whose first blocks are then not drawn again, and after whole ones."""
-    monkeypatch.setattr(trials.Kept.__init__, "__defaults__", (0.0,))  # what is drawn is kept at once
+    monkeypatch.setattr(trials.Kept.__init__, "__defaults__", (-1.0,))  # what is drawn is kept at once
     asked: list[tuple[str, int]] = []
     limit = [0]
 
@@ -262,41 +262,96 @@ def test_a_row_that_was_stopped_goes_on_to_the_same_bytes(tiny, drawn, tmp_path,
         assert path.read_bytes() == (out.parent / path.name).read_bytes(), path.name
 
 
-@pytest.mark.parametrize("harm", ["broken", "altered", "other trial"])
-def test_what_was_kept_of_something_else_or_is_broken_is_drawn_again(tmp_path, harm):
-    blocks, asked = [range(0, 2), range(2, 4)], []
+class Work:
+    """A row's trials of ten items each, on a clock of its own: a second an item, and sixty to find something first."""
 
-    def draw(items):
-        asked.append(items)
-        return {"latents": torch.arange(items.start, items.stop, dtype=torch.float32)}
+    def __init__(self, state, monkeypatch, device="cpu"):
+        self.now, self.drawn, self.searched = 0.0, [], []
+        monkeypatch.setattr(trials.time, "monotonic", lambda: self.now)
+        self.state, self.device = state, device
 
-    def drawn(made_of):
-        kept = trials.Kept(tmp_path, tmp_path / "manifest.json", seconds=0.0)
-        return torch.cat([each["latents"] for each in kept.drawn("t", made_of, blocks, draw)])
+    def run(self, names, until=float("inf")):
+        """All trials' latents, or as far as the clock lets it come."""
+        self.now, self.drawn, self.searched, made = 0.0, [], [], {}
+        kept = trials.Kept(self.state, self.state / "manifest.json", {"device": self.device})
 
-    assert drawn({"trial": "a"}).tolist() == [0, 1, 2, 3]
-    assert drawn({"trial": "a"}).tolist() == [0, 1, 2, 3]
-    assert asked == blocks
-    first = min(tmp_path.glob("drawn-*"))
+        def draw(name, items):
+            self.now += len(items)
+            if self.now > until:
+                raise Stopped
+            self.drawn.append((name, items.start))
+            return {"latents": torch.arange(items.start, items.stop, dtype=torch.float32)}
+
+        def find(name):
+            self.now += 60
+            self.searched.append(name)
+            return {"times": [1.0, 0.5]}
+
+        for name in names:
+            if (entry := kept.entry(name)) is None:
+                if name.startswith("best"):
+                    assert kept.found(name, lambda name=name: find(name)) == {"times": [1.0, 0.5]}
+                blocks = [range(first, first + 2) for first in range(0, 10, 2)]
+                parts = kept.drawn({"name": name}, blocks, lambda items, name=name: draw(name, items))
+                latents = torch.cat([part["latents"] for part in parts])
+                assert latents.tolist() == list(range(10))
+                path = self.state / f"{name}.bin"
+                path.write_bytes(latents.numpy().tobytes())
+                entry = {"steps": 4, "images": {"file": path.name, "sha256": artifacts.sha256_file(path)}}
+                kept.finish(name, entry)
+            made[name] = entry
+        return made
+
+
+NAMES = ["a", "best", "window-4", "window-4-w7.5", "b", "c", "d"]
+
+
+def test_little_more_than_twenty_seconds_are_lost_wherever_a_row_is_stopped(tmp_path, monkeypatch):
+    wanted = Work(tmp_path, monkeypatch).run(NAMES)
+    for until in range(1, 130, 3):
+        state = tmp_path / str(until)
+        state.mkdir()
+        work = Work(state, monkeypatch)
+        with pytest.raises(Stopped):
+            work.run(NAMES, until)
+        assert work.run(NAMES) == wanted
+        reached = max(until, 70) if until >= 10 else 0  # the search is kept when it is over
+        assert work.now <= 60 + 10 * len(NAMES) - reached + 20 + 4
+        assert work.searched == ([] if until >= 10 else ["best"])
+
+
+def test_what_is_drawn_is_kept_no_longer_than_it_is_needed_and_quick_work_not_at_all(tmp_path, monkeypatch):
+    work = Work(tmp_path, monkeypatch)
+    work.run(["a"])
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".bin"]
+    work.run([f"t{i}" for i in range(20)])
+    assert len(list(tmp_path.glob("drawn-*"))) <= 2
+    assert len(artifacts.read_json(tmp_path / "trials.json")["entries"]) >= 18
+
+
+@pytest.mark.parametrize("harm", ["broken", "altered", "another device", "changed file", "no trials"])
+def test_what_was_kept_of_something_else_or_is_broken_is_made_again(tmp_path, monkeypatch, harm):
+    names = ["a", "b", "c", "d"]
+    work = Work(tmp_path, monkeypatch)
+    with pytest.raises(Stopped):
+        work.run(names, until=37)
+    listed = list(artifacts.read_json(tmp_path / "trials.json")["entries"])
+    (first,) = tmp_path.glob("drawn-*")
+    assert listed == ["a", "b"]
     if harm == "broken":
         first.write_bytes(first.read_bytes()[:-3])
     if harm == "altered":
         first.write_bytes(first.read_bytes()[:-1] + b"\x7f")
-    asked.clear()
-    assert drawn({"trial": "b" if harm == "other trial" else "a"}).tolist() == [0, 1, 2, 3]
-    assert asked == (blocks if harm == "other trial" else blocks[:1])
-
-
-def test_a_whole_trial_counts_only_while_its_files_are_as_they_were(tmp_path):
-    path = tmp_path / "t.zip"
-    path.write_bytes(b"content")
-    entry = {"steps": 4, "images": {"file": "t.zip", "sha256": artifacts.sha256_file(path)}}
-    trials.Kept(tmp_path, tmp_path / "manifest.json", seconds=0.0).finish("t", entry)
-    again = trials.Kept(tmp_path, tmp_path / "manifest.json")
-    assert again.entry("t") == entry
-    assert again.entry("u") is None
-    path.write_bytes(b"changed")
-    assert again.entry("t") is None
+    if harm == "changed file":
+        (tmp_path / "a.bin").write_bytes(b"changed")
+    if harm == "no trials":
+        (tmp_path / "trials.json").write_text('{"entries": []}')
+    if harm == "another device":
+        work.device = "cuda"
+    work.run(names)
+    again = {name for name, _ in work.drawn}
+    assert ("a" in again) == (harm in ("another device", "changed file", "no trials"))
+    assert ((first.stem.split("-")[2], 0) in work.drawn) == (harm in ("broken", "altered", "another device"))
 
 
 def test_images_are_written_in_order_by_however_many_threads(tmp_path, monkeypatch):
