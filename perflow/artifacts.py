@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -349,7 +350,12 @@ def read_header(path: str | Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def archiving(path: str | Path) -> Iterator[Callable[[str, bytes], None]]:
     """Write a zip with fixed times and no compression (its members are compressed already), member by member: what is
-    yielded takes a name and its bytes."""
+    yielded takes a name and its bytes.
+
+    It may take hours, and who is killed meanwhile leaves much behind: the next one, who holds the row, removes it.
+    """
+    for left in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.tmp"):
+        left.unlink(missing_ok=True)
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         yield lambda name, data: archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), data)
 

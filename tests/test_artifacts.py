@@ -184,3 +184,21 @@ def test_a_folder_is_held_by_one_process_and_freed_when_it_dies(tmp_path):
     holder.wait()
     with artifacts.locked(tmp_path):
         pass
+
+
+def test_what_a_killed_writer_of_an_archive_left_is_removed_by_the_next_one(tmp_path):
+    script = (
+        "import os, signal, sys\n"
+        "from perflow import artifacts\n"
+        "with artifacts.archiving(sys.argv[1]) as add:\n"
+        "    add('a', bytes(5000))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    other = tmp_path / ".b.zip.1.tmp"
+    other.write_bytes(b"another's")
+    path = tmp_path / "a.zip"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+        assert len(list(tmp_path.glob(".a.zip.*.tmp"))) == 1
+    artifacts.write_archive(path, {"a": b"content"})
+    assert sorted(tmp_path.iterdir()) == [other, path]
