@@ -3,9 +3,9 @@
     python -m benchmarks.stages [--device cpu] [--pairs 4096] [--steps 60] [--repeats 5] [--only train]
 
 The embedded base of params.yaml at its real size, trained for two steps (speed does not ask for quality). Floor and
-stage take turns in one process, and the share of each turn is one measurement: a machine that is slower for a while is
-slower for both. ``recipe`` compares a whole training on cached pairs, the cache included, with a loop that solves each
-batch's windows online, as the official script does.
+stage take turns in one process, in training step by step, and the share of each turn is one measurement: a machine that
+is slower for a while is slower for both. ``recipe`` compares a whole training on cached pairs, the cache included, with
+a loop that solves each batch's windows online, as the official script does.
 """
 
 from __future__ import annotations
@@ -80,6 +80,20 @@ def timed(function: Callable[[], Any]) -> float:
     return time.perf_counter() - begun
 
 
+def step_by_step(stage: Iterator, floor: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of ``floor`` and of a stage, after its first report: one call of the one, one report of the other."""
+    next(stage)
+    bare = took = 0.0
+    done = object()
+    while True:
+        begun = time.perf_counter()
+        ended = next(stage, done) is done
+        took += time.perf_counter() - begun
+        if ended:
+            return bare, took
+        bare += timed(floor)
+
+
 def between(stage: Iterator) -> float:
     """Seconds from a stage's first report to its last: what comes before is loading."""
     next(stage)
@@ -96,7 +110,10 @@ class Turns:
         """Seconds of ``stage`` in the median, after as many turns of both as there are repeats."""
         if not name.startswith(self.only):
             return stage()
-        turns = [(floor(), stage()) for _ in range(self.repeats)]
+        return self.note(name, [(floor(), stage()) for _ in range(self.repeats)])
+
+    def note(self, name: str, turns: list[tuple[float, float]]) -> float:
+        """As ``compare``, of the seconds of floor and stage in each turn."""
         shares = sorted(bare / took for bare, took in turns)
         bare, took = (statistics.median(column) for column in zip(*turns, strict=True))
         ends = f"{shares[0]:.0%} to {shares[-1]:.0%}"
@@ -167,13 +184,15 @@ def measure(given: argparse.Namespace, device: str) -> None:
         caching,
     )
 
-    def training() -> float:
+    def training() -> Iterator:
         folder = Path(f"results/state/{next(state)}")
-        return between(train(home.spec("students", _STUDENT), teacher, pairs, weights, folder, device))
+        return train(home.spec("students", _STUDENT), teacher, pairs, weights, folder, device)
 
-    bare = bare_training(model, condition, student.training, device, given.steps - 1)
-    took_train = turns.compare(
-        f"train: {given.steps - 1} steps of {student.training.batch}", lambda: timed(bare), training
+    bare = bare_training(model, condition, student.training, device)
+    repeats = given.repeats if "train".startswith(given.only) else 1
+    took_train = turns.note(
+        f"train: {given.steps - 1} steps of {student.training.batch}",
+        [step_by_step(training(), bare) for _ in range(repeats)],
     )
     export(
         home.spec("deltas", _STUDENT), Path("results/specs/students") / f"{_STUDENT}.json", weights, teacher,
@@ -245,8 +264,8 @@ def evaluation(dataset: Path, turns: Turns, device: str) -> None:
         )
 
 
-def bare_training(model: Any, condition: Any, optim: Any, device: str, steps: int) -> Callable[[], None]:
-    """Forward, backward, clip, fused AdamW on one batch that never changes."""
+def bare_training(model: Any, condition: Any, optim: Any, device: str) -> Callable[[], None]:
+    """A step: forward, backward, clip, fused AdamW on one batch that never changes."""
     unet = copy.deepcopy(model.unet).requires_grad_(True).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, fused=True)
     network = model.base.network(unet)
@@ -255,11 +274,10 @@ def bare_training(model: Any, condition: Any, optim: Any, device: str, steps: in
     c = take(condition, torch.zeros(optim.batch, dtype=torch.long))
 
     def run() -> None:
-        for _ in range(steps):
-            network(x, t, c).square().mean().backward()
-            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        network(x, t, c).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return run
 

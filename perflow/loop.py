@@ -145,7 +145,7 @@ class Loop:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             losses.append(self._backward(loss, model, step, shares))
-            norms.append(self.accelerator.clip_grad_norm_(self._weights, self.optim.clip))
+            norms.append(nn.utils.clip_grad_norm_(self._weights, self.optim.clip))  # there are no scaled gradients
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self._average(ema_decay(self.optim, step))

@@ -61,7 +61,8 @@ def shard_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class PairCache:
-    """A cache whose pairs stay on disk and are read batch by batch; eight bytes a pair are in memory."""
+    """A cache whose pairs stay on disk and are read batch by batch; eight bytes a pair are in memory, and tables of up
+    to 16 MiB."""
 
     manifest: dict[str, Any]
     start: Stored

@@ -1,4 +1,7 @@
-"""Tensors that stay on disk and are read row by row: what is in memory does not grow with their number of rows."""
+"""Tensors that stay on disk and are read row by row: what is in memory does not grow with their number of rows.
+
+Those that are small anyway are read once, and held.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from perflow.errors import PerflowError
 
 _FILES = 128
 """Files held open at once; many systems allow a process 1,024."""
+_SMALL = 2**24
+"""Bytes of the largest tensor that is held."""
 
 
 class Files:
@@ -38,6 +43,7 @@ class Stored:
         self.dtype, self.shape = first.dtype, (self.ends[-1], *first.shape[1:])
         self.row = torch.empty((), dtype=self.dtype).element_size() * int(torch.Size(first.shape[1:]).numel())
         """Bytes of a row."""
+        self._held: Tensor | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -48,6 +54,14 @@ class Stored:
 
     def read(self, indices: Tensor, pinned: bool = False) -> Tensor:
         """The rows at ``indices`` [B] -> [B, ...]; ``pinned`` memory can be copied to a GPU without waiting."""
+        if len(self) * self.row > _SMALL:
+            return self._from_disk(indices, pinned)
+        if self._held is None:
+            self._held = self._from_disk(torch.arange(len(self)))
+        rows = self._held[indices]
+        return rows.pin_memory() if pinned else rows
+
+    def _from_disk(self, indices: Tensor, pinned: bool = False) -> Tensor:
         rows = torch.empty((len(indices), *self.shape[1:]), dtype=self.dtype, pin_memory=pinned)
         if not rows.numel():
             return rows

@@ -54,6 +54,7 @@ def test_what_is_read_does_not_grow_with_the_number_of_pairs(shards, tmp_path, m
     read = []
     before = stored._read
     monkeypatch.setattr(stored, "_read", lambda file, buffer, at: read.append(len(buffer)) or before(file, buffer, at))
+    monkeypatch.setattr(stored, "_SMALL", 0)
     cache = PairCache.load(manifest)
     assert sum(read) == 8 * 10 * shards
     read.clear()
@@ -61,6 +62,25 @@ def test_what_is_read_does_not_grow_with_the_number_of_pairs(shards, tmp_path, m
         cache.batch(torch.randint(len(cache), (16,), generator=torch.Generator().manual_seed(step)))
     assert sum(read) == 3 * 16 * 4 * (2 * 2 * 3 + 4 * 5)
     assert cache.start.files.open.cache_info().currsize <= stored._FILES
+
+
+def test_small_tables_are_read_once_and_give_the_same_rows(tmp_path, monkeypatch):
+    manifest, written = write(tmp_path, [10] * 3)
+    read = []
+    before = stored._read
+    monkeypatch.setattr(stored, "_read", lambda file, buffer, at: read.append(len(buffer)) or before(file, buffer, at))
+    held, streamed = PairCache.load(manifest), PairCache.load(manifest)
+    read.clear()
+    for step in range(5):
+        at = torch.randint(len(held), (16,), generator=torch.Generator().manual_seed(step))
+        assert torch.equal(held.batch(at).start, written["start"][at])
+        assert torch.equal(held.batch(at).condition["text"], written["text"][written["caption"][at].long()])
+    assert sum(read) == 4 * (30 * 2 * 2 * 3 + 2 * 4 * 5)
+    monkeypatch.setattr(stored, "_SMALL", 4 * 30 * 2 * 3 - 1)
+    assert torch.equal(streamed.batch(at).end, held.end[:][at])
+    rows = held.start[at]
+    rows.zero_()  # is the reader's own
+    assert torch.equal(held.start[at], written["start"][at])
 
 
 def test_a_shard_cut_off_while_it_is_in_use_is_named(tmp_path):
