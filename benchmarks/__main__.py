@@ -34,9 +34,10 @@ def main() -> None:
     given = parser.parse_args()
     run("benchmarks.stages", "--device", given.device, quick=given.quick)
     print(f"\nStable Diffusion 1.5's shape\n\n{HEADER}", flush=True)
-    variants = [["--precision", "no"], ["--precision", "bf16"], ["--precision", "bf16", "--checkpointing"]]
+    bf16 = ["--precision", "bf16"]
+    variants = [["--precision", "no"], bf16, [*bf16, "--checkpointing"], [*bf16, "--channels-last"]]
     if not given.quick:  # compiling takes minutes on a CPU
-        variants.append(["--precision", "bf16", "--compile"])
+        variants.append([*bf16, "--compile"])
     for variant in variants:
         run("benchmarks.device", "--device", given.device, *variant, quick=given.quick)
     print(flush=True)

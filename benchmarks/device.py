@@ -1,7 +1,7 @@
 """A network of Stable Diffusion 1.5's shape on this device: speed and memory of teacher evaluations and training.
 
     python -m benchmarks.device [--device cpu] [--width 320] [--batch 16] [--precision bf16] [--checkpointing]
-        [--compile] [--windows 4]
+        [--compile] [--channels-last] [--windows 4]
 
 Weights are random: speed does not ask for quality. One line; ``python -m benchmarks`` prints the table. The most memory
 is the device's, on a CPU the process's. Waits are what ``torch.cuda.set_sync_debug_mode`` warns of in the steps of the
@@ -33,8 +33,8 @@ from perflow.methods import make
 from perflow.pairs import PairBatch
 
 HEADER = (
-    "| weights in | checkpointing | compiled | teacher evaluations a second | training items a second"
-    " | kept a pass, MiB | most memory, MiB | waits in the steps |\n|---|---|---|---:|---:|---:|---:|---:|"
+    "| weights in | checkpointing | compiled | channels last | teacher evaluations a second | training items a second"
+    " | kept a pass, MiB | most memory, MiB | waits in the steps |\n|---|---|---|---|---:|---:|---:|---:|---:|"
 )
 _TOKENS, _CONDITION = 77, 768
 
@@ -81,10 +81,12 @@ def main() -> None:
     parser.add_argument("--precision", choices=["no", "bf16"], default="bf16")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--channels-last", action="store_true", help="the layout of the network's weights")
     parser.add_argument("--windows", type=int, default=4, help="of the student that is trained [4]")
     given = parser.parse_args()
     device = running.prepare(given.device, 1)
-    network = unet(given.width, given.side).to(device)
+    layout = torch.channels_last if given.channels_last else torch.contiguous_format
+    network = unet(given.width, given.side).to(device, memory_format=layout)
     if given.compile:
         network.compile()
     shape = (given.batch, 4, given.side, given.side)
@@ -100,8 +102,10 @@ def main() -> None:
     trained = training(
         network, PairBatch(x, x.flip(0), torch.arange(given.batch) % given.windows, condition), given, device
     )
-    print(f"| {'fp32' if given.precision == 'no' else 'bf16'} | {'yes' if given.checkpointing else 'no'}"
-          f" | {'yes' if given.compile else 'no'} | {evaluations:.1f} | {' | '.join(trained)} |")  # fmt: skip
+    chosen = (given.checkpointing, given.compile, given.channels_last)
+    said = " | ".join("yes" if each else "no" for each in chosen)
+    weights = "fp32" if given.precision == "no" else "bf16"
+    print(f"| {weights} | {said} | {evaluations:.1f} | {' | '.join(trained)} |")
 
 
 def training(network: Any, pairs: PairBatch, given: argparse.Namespace, device: str) -> list[str]:

@@ -40,10 +40,10 @@ def test_growth_of_planning_and_of_memory(root):
     )
     found = [line.split("|")[1].strip() for line in lines if line[:3].strip("| ").isdigit()]
     assert found == ["1", "3", "1000", "64", "64", "2", "4"]
-    assert all(line.count("|") == 11 for line in lines[-2:])
+    assert all(line.count("|") == 12 for line in lines[-2:])
 
 
 def test_a_network_of_stable_diffusions_shape(root):
     small = ["--width", "8", "--side", "8", "--batch", "2", "--steps", "2", "--device", "cpu"]
     lines = run(root, "benchmarks.device", *small, "--checkpointing")
-    assert [len(line.split("|")) for line in lines] == [10]
+    assert [len(line.split("|")) for line in lines] == [11]
