@@ -222,7 +222,8 @@ def measure(given: argparse.Namespace, device: str) -> None:
     print("\n".join(turns.rows))
     if given.only:
         return
-    online = timed(online_training(model, recipe, student, pairs, device, 5)) / 5
+    slow = online_training(model, recipe, student, pairs, device, 3)
+    online = statistics.median(timed(slow) / 3 for _ in range(max(3, given.repeats)))
     cached = took_cache / made * home.count + took_train / (given.steps - 1) * home.steps
     whole = online * home.steps
     print(

@@ -74,8 +74,12 @@ class Drawer:
         return self.model.noise(self.seed, f"{self.stream}-{stream}", items).to(self.device)
 
     def blocks(self) -> list[range]:
-        """The items in blocks of whole chunks, some 128 each: drawn one after the other they are as drawn at once."""
-        size = self.model.base.chunk * max(1, MOST // self.model.base.chunk)
+        """The items in blocks of whole chunks: drawn one after the other they are as drawn at once.
+
+        On a CPU one chunk each, for a block may take a minute; a GPU is asked for some 128 items before it is waited for.
+        """
+        chunk = self.model.base.chunk
+        size = chunk if self.device == "cpu" else chunk * max(1, MOST // chunk)
         return [range(first, min(first + size, self.items)) for first in range(0, self.items, size)]
 
     @torch.inference_mode()
