@@ -76,7 +76,7 @@ class Drawer:
     def blocks(self) -> list[range]:
         """The items in blocks of whole chunks: drawn one after the other they are as drawn at once.
 
-        On a CPU one chunk each, for a block may take a minute; a GPU is asked for some 128 items before it is waited for.
+        On a CPU one chunk each, for that may take seconds; a GPU is asked for some 128 items before it is waited for.
         """
         chunk = self.model.base.chunk
         size = chunk if self.device == "cpu" else chunk * max(1, MOST // chunk)
