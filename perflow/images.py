@@ -8,6 +8,11 @@ import numpy as np
 from PIL import Image
 
 
+def every_format() -> None:
+    """Make Pillow know all its formats, before threads decode: two that load them at the same time may miss one."""
+    Image.init()
+
+
 def png(image: np.ndarray) -> bytes:
     """uint8 [H, W, 3] -> PNG bytes."""
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a trial is drawn of, and its samples on disk: an archive of PNGs, the latents, and a grid to look at."""
+"""What a trial is drawn of, its samples on disk (PNGs, latents, a grid to look at), and what is kept of a row at work."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ from perflow.errors import PerflowError
 @click.option("--images", "drawn", type=FILE, help="Of a pipeline: the new folder that its images are written to.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Of a pipeline: steps [default: its own].")
 @click.option("--guidance", type=click.FloatRange(0, 100), help="Of a pipeline: guidance [default: its own].")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--seed", type=int, help="Of a pipeline: seed of its noise [default: 0].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def measure(
     images: Path, against: Path, same_prompts: bool, real: Path | None, made_by: str | None, out: Path | None,
     drawn: Path | None, steps: int | None, guidance: float | None, seed: int | None, device: str,

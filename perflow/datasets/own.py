@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from perflow.ahead import cores, mapped
 from perflow.datasets import Skipped
 from perflow.errors import PerflowError
-from perflow.images import png
+from perflow.images import every_format, png
 
 RESIZE = "Pillow's bicubic kernel, antialiased, 8 bit"
 """How every image that has another size is resized; recorded in the manifest."""
@@ -96,7 +96,7 @@ class Own:
         chosen = self._chosen(split)
         chosen = chosen if items is None else chosen[items.start : items.stop]
         table, captions = self._table, self._captions
-        Image.init()  # two threads that load its formats at the same time may miss one
+        every_format()
         for index, found in zip(chosen, mapped(self._png, table.images(chosen), cores()), strict=True):
             text = _text(captions[index])
             why = found if isinstance(found, str) else "no caption" if text is None else None

@@ -31,7 +31,7 @@ class Extractor(Looks, nn.Module):
     """
 
     def __init__(self, heads: Mapping[str, Sequence[str]], resolution: int) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.values = {name: list(values) for name, values in heads.items()}
         self.resolution = resolution
         first, second, third = _WIDTHS

@@ -35,7 +35,7 @@ class SqueezeNet(Looks, nn.Module):
     def __init__(self) -> None:
         from torchvision.models import squeezenet1_0
 
-        nn.Module.__init__(self)
+        super().__init__()
         self.features = squeezenet1_0(weights=None).features
 
     def forward(self, images: Tensor) -> Tensor:

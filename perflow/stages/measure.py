@@ -19,6 +19,7 @@ from perflow.config import rooted
 from perflow.config.rows import Evaluation
 from perflow.datasets import store
 from perflow.errors import PerflowError
+from perflow.images import every_format
 from perflow.metrics import CLIP, LPIPS, NEEDS, given, intervals
 from perflow.metrics.given import SUFFIXES, Given
 from perflow.metrics.judges import Judges
@@ -174,7 +175,7 @@ def _source(images: Path, shown: Drawn) -> _Pictures | Given:
             )
         return found
     files = _read(images)
-    Image.init()  # two threads that load its formats at the same time may miss one
+    every_format()
     height, width, _ = store.decode(shown.images(INDEPENDENT)[0]).shape
     found = _Pictures(_hash(files), list(files.items()), images, (width, height))
     found.check()

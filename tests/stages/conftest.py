@@ -55,6 +55,14 @@ class Study(NamedTuple):
         return self.path("results/state", name)
 
 
+def drawing(study: Study, model: str, base: str, out: Path, **more: Any) -> Iterator:
+    """The stage that draws a row of a study to ``out``, with its state beside it; ``base`` holds the teacher."""
+    from perflow.stages.sample import sample
+
+    handles = study.handle(model), study.handle(base)
+    return sample(study.spec("samples", model), *handles, study.prompts, out, out.with_name("state"), **more)
+
+
 def finish(stage: Any) -> Any:
     """Run a stage to its end."""
     return list(stage) if isinstance(stage, Iterator) else stage

@@ -15,8 +15,7 @@ from perflow.models.drawer import Drawer
 from perflow.pairs import PairCache
 from perflow.stages import train as stage
 from perflow.stages.cache import cache
-from perflow.stages.sample import sample
-from tests.stages.conftest import cost, finish, grown, teach
+from tests.stages.conftest import cost, drawing, finish, grown, teach
 
 FIRST, SECOND = "eps-perflow-k2-s0", "eps-half-k1-s0"
 
@@ -156,8 +155,7 @@ def test_starts_need_the_student_and_the_student_its_starts(refreshed, tiny_para
 def test_own_states_are_compared_with_the_starts_that_were_taught(refreshed):
     teach(refreshed, "eps-again-k2-s0", student=refreshed.handle(FIRST))
     out, again = refreshed.path("results/samples/eps-again-k2-s0/manifest.json"), "eps-again-k2-s0"
-    finish(sample(refreshed.spec("samples", again), refreshed.handle(again), refreshed.handle("eps"), refreshed.prompts,
-                  out, out.with_name("state"), pairs=refreshed.pairs("eps-again-k2")))  # fmt: skip
+    finish(drawing(refreshed, again, "eps", out, pairs=refreshed.pairs("eps-again-k2")))  # fmt: skip
     states = artifacts.tensors_beside(out, artifacts.read_json(out)["flow"]["starts"], "own", "taught")
     found, taught = PairCache.load(refreshed.pairs("eps-again-k2")), states["taught"]
     assert states["own"].shape == taught.shape == (16, 2, *found.start.shape[1:])

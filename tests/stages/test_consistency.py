@@ -11,8 +11,7 @@ from perflow.models import handle
 from perflow.models.parts import Parts
 from perflow.stages import train as stage
 from perflow.stages.draw import draw
-from perflow.stages.sample import sample
-from tests.stages.conftest import cost, finish, grown, teach
+from tests.stages.conftest import cost, drawing, finish, grown, teach
 
 STUDENT = "eps-lcm-k20-s0"
 
@@ -30,16 +29,7 @@ def lcm(tiny, tiny_params, write_params):
 
 
 def drawn(lcm, out):
-    finish(
-        sample(
-            lcm.spec("samples", STUDENT),
-            lcm.handle(STUDENT),
-            lcm.handle("eps"),
-            lcm.prompts,
-            out,
-            out.with_name("state"),
-        )
-    )
+    finish(drawing(lcm, STUDENT, "eps", out))
     return {
         name: artifacts.read_tensors(out.with_name(f"{name}.safetensors"))[0]["latents"] for name in ("lcm-1", "lcm-4")
     }

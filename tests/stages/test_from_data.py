@@ -15,8 +15,7 @@ from perflow.models import handle
 from perflow.pairs import PairCache, Part
 from perflow.stages.cache import cache
 from perflow.stages.prompts import prompts
-from perflow.stages.sample import sample
-from tests.stages.conftest import cost, finish, grown, teach
+from tests.stages.conftest import cost, drawing, finish, grown, teach
 
 FROM_DATA = {"starts": "data", "ends": "data", "guidance": 1.0, "drop": 0.25, "count": 64}
 STRAIGHT = {"windows": 1, "path": "straight", "prediction": "velocity", "bases": ["eps"]}
@@ -148,16 +147,7 @@ def test_a_flow_of_data_is_taught_drawn_and_teaches(tiny, params, write_params, 
     assert (header["edges"], header["prediction"], header["row"]["start"]) == ([1.0, 0.0], "velocity", None)
 
     out = tmp_path / "m/manifest.json"
-    finish(
-        sample(
-            study.spec("samples", FLOW),
-            study.handle(FLOW),
-            study.handle("eps"),
-            study.prompts,
-            out,
-            out.with_name("state"),
-        )
-    )
+    finish(drawing(study, FLOW, "eps", out))
     trials = artifacts.read_json(out)["trials"]
     assert trials["window-2"]["nfe"] == 4  # guided: its network still knows the empty caption
     calls = artifacts.tensors_beside(out, trials["rk45"]["latents"], "evaluations")["evaluations"]

@@ -24,10 +24,9 @@ from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
 from perflow.stages.prepare import prepare
 from perflow.stages.prompts import prompts
-from perflow.stages.sample import sample
 from tests.conftest import dump_params
 from tests.digits import fetch_digits
-from tests.stages.conftest import Study, finish, teach
+from tests.stages.conftest import Study, drawing, finish, teach
 from tests.stages.test_sample import images
 from tests.tiny_pipelines import pixel
 
@@ -62,16 +61,7 @@ def px(root, tmp_path_factory):
         prepare(study.spec("bases", base), study.dataset, study.handle(base))
     teach(study, STUDENT)
     for model in ("px", STUDENT):
-        finish(
-            sample(
-                study.spec("samples", model),
-                study.handle(model),
-                study.handle("px"),
-                study.prompts,
-                drawn(study, model),
-                drawn(study, model).with_name("state"),
-            )
-        )
+        finish(drawing(study, model, "px", drawn(study, model)))
     return study
 
 

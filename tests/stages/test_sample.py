@@ -23,7 +23,7 @@ from perflow.models.drawer import Drawer
 from perflow.stages.draw import draw
 from perflow.stages.prompts import prompts
 from perflow.stages.sample import sample
-from tests.stages.conftest import finish, grown, teach
+from tests.stages.conftest import drawing, finish, grown, teach
 
 STUDENT = "eps-perflow-k2-s0"
 
@@ -31,16 +31,7 @@ STUDENT = "eps-perflow-k2-s0"
 @pytest.fixture
 def drawn(tiny):
     out = tiny.path("results/samples", STUDENT, "manifest.json")
-    finish(
-        sample(
-            tiny.spec("samples", STUDENT),
-            tiny.handle(STUDENT),
-            tiny.handle("eps"),
-            tiny.prompts,
-            out,
-            out.with_name("state"),
-        )
-    )
+    finish(drawing(tiny, STUDENT, "eps", out))
     return out
 
 
@@ -59,16 +50,7 @@ def test_the_pipeline_draws_what_the_stage_draws(tiny, model, trial, scheduler, 
     import diffusers
 
     out = tmp_path / "m/manifest.json"
-    finish(
-        sample(
-            tiny.spec("samples", model),
-            tiny.handle(model),
-            tiny.handle("eps"),
-            tiny.prompts,
-            out,
-            out.with_name("state"),
-        )
-    )
+    finish(drawing(tiny, model, "eps", out))
     manifest = artifacts.read_json(out)
     entry = manifest["trials"][trial]
     latents = artifacts.read_tensors(out.with_name(entry["latents"]["file"]))[0]["latents"]
@@ -98,16 +80,7 @@ def perflow_noise(tiny, count):
 
 def test_the_same_command_gives_the_same_bytes(tiny, drawn, tmp_path):
     again = tmp_path / "again/manifest.json"
-    finish(
-        sample(
-            tiny.spec("samples", STUDENT),
-            tiny.handle(STUDENT),
-            tiny.handle("eps"),
-            tiny.prompts,
-            again,
-            again.with_name("state"),
-        )
-    )
+    finish(drawing(tiny, STUDENT, "eps", again))
     assert {p.name: p.read_bytes() for p in drawn.parent.iterdir()} == {
         p.name: p.read_bytes() for p in again.parent.iterdir()
     }
@@ -166,16 +139,7 @@ def test_a_solver_that_decides_as_it_goes_says_what_each_image_cost(tiny, tiny_p
     study = grown(tiny, tiny_params, write_params)
     name, out = "v-distilled-k2-s0", tmp_path / "m/manifest.json"
     teach(study, name)
-    finish(
-        sample(
-            study.spec("samples", name),
-            study.handle(name),
-            study.handle("v"),
-            study.prompts,
-            out,
-            out.with_name("state"),
-        )
-    )
+    finish(drawing(study, name, "v", out))
     entry = artifacts.read_json(out)["trials"]["rk45"]
     tensors = artifacts.read_tensors(out.with_name("rk45.safetensors"))[0]
     calls = tensors["evaluations"].double()

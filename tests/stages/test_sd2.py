@@ -17,10 +17,9 @@ from perflow.integrations.merge import merge
 from perflow.models import folder as pipeline_folder
 from perflow.stages.prepare import prepare
 from perflow.stages.prompts import prompts
-from perflow.stages.sample import sample
 from tests.conftest import dump_params
 from tests.digits import fetch_digits
-from tests.stages.conftest import Study, finish
+from tests.stages.conftest import Study, drawing, finish
 from tests.tiny_pipelines import SD, sd2
 
 TEXT = "cond_stage_model.model."
@@ -67,16 +66,7 @@ def test_the_stage_draws_from_the_file_what_the_pipeline_draws_from_the_folder(r
     prompts(study.spec("prompts", "digits"), study.prompts)
     prepare(study.spec("bases", "two"), study.dataset, study.handle("two"))
     out = study.path("results/samples/two/manifest.json")
-    finish(
-        sample(
-            study.spec("samples", "two"),
-            study.handle("two"),
-            study.handle("two"),
-            study.prompts,
-            out,
-            out.with_name("state"),
-        )
-    )
+    finish(drawing(study, "two", "two", out))
     manifest = artifacts.read_json(out)
     entry = manifest["trials"]["ddim-2"]
     latents = artifacts.read_tensors(out.with_name(entry["latents"]["file"]))[0]["latents"]

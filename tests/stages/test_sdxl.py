@@ -28,10 +28,9 @@ from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
 from perflow.stages.prepare import prepare
 from perflow.stages.prompts import prompts
-from perflow.stages.sample import sample
 from tests.conftest import dump_params
 from tests.digits import fetch_digits
-from tests.stages.conftest import Study, finish, teach
+from tests.stages.conftest import Study, drawing, finish, teach
 from tests.stages.test_sample import images
 from tests.tiny_pipelines import SD, sdxl
 
@@ -59,16 +58,7 @@ def xl(root, tmp_path_factory):
     for student in (STUDENT, SYNC):
         teach(study, student)
     for model in ("xl", STUDENT):
-        finish(
-            sample(
-                study.spec("samples", model),
-                study.handle(model),
-                study.handle("xl"),
-                study.prompts,
-                drawn(study, model),
-                drawn(study, model).with_name("state"),
-            )
-        )
+        finish(drawing(study, model, "xl", drawn(study, model)))
     return study
 
 

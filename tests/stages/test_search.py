@@ -9,8 +9,8 @@ from perflow import artifacts, config
 from perflow.config.rows import Trial
 from perflow.errors import PerflowError
 from perflow.models.drawer import Drawer
-from perflow.stages.sample import development_prompts, sample
-from tests.stages.conftest import cost, finish, grown
+from perflow.stages.sample import development_prompts
+from tests.stages.conftest import cost, drawing, finish, grown
 
 MODELS = ("eps", "eps-perflow-k2-s0")
 
@@ -31,8 +31,7 @@ def searched(tiny, tiny_params, write_params):
     for model in MODELS:
         outs[model] = other.path("results/samples", model, "manifest.json")
         costs[model] = cost(
-            sample(other.spec("samples", model), other.handle(model), other.handle("eps"), other.prompts, outs[model],
-                   outs[model].with_name("state"), extractor=features, captions=other.dataset)
+            drawing(other, model, "eps", outs[model], extractor=features, captions=other.dataset)
         )  # fmt: skip
     return other, outs, costs
 
@@ -97,13 +96,4 @@ def test_a_search_needs_its_recipe_and_its_feature_network(tiny, tiny_params, wr
     other = grown(tiny, params, write_params)
     out = other.path("results/samples/eps/manifest.json")
     with pytest.raises(PerflowError, match="needs an --extractor"):
-        finish(
-            sample(
-                other.spec("samples", "eps"),
-                other.handle("eps"),
-                other.handle("eps"),
-                other.prompts,
-                out,
-                out.with_name("state"),
-            )
-        )
+        finish(drawing(other, "eps", "eps", out))

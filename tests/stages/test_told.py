@@ -22,8 +22,7 @@ from perflow.pairs import PairCache
 from perflow.stages import train as stage
 from perflow.stages.cache import cache
 from perflow.stages.draw import draw
-from perflow.stages.sample import sample
-from tests.stages.conftest import cost, finish, grown, teach
+from tests.stages.conftest import cost, drawing, finish, grown, teach
 
 LCM, DISTILLED = "eps-lcm-k20-s0", "eps-guided-k2-s0"
 LEAST, MOST = 2.0, 8.0
@@ -134,9 +133,7 @@ def _by_diffusers(pipe, manifest, steps, guidance):
 
 def test_a_pipeline_tells_it_its_guidance_scale_and_draws_the_same(lcm, tmp_path):
     out = tmp_path / "m/manifest.json"
-    finish(
-        sample(lcm.spec("samples", LCM), lcm.handle(LCM), lcm.handle("eps"), lcm.prompts, out, out.with_name("state"))
-    )
+    finish(drawing(lcm, LCM, "eps", out))
     manifest, drawn = artifacts.read_json(out), {}
     assert {name: entry["nfe"] for name, entry in manifest["trials"].items()} == {
         "lcm-1-w2.5": 1, "lcm-4-w2.5": 4, "lcm-1-w7": 1, "lcm-4-w7": 4,
@@ -155,16 +152,7 @@ def test_a_pipeline_tells_it_its_guidance_scale_and_draws_the_same(lcm, tmp_path
 def test_on_windows_and_with_any_solver_it_is_the_same_seam(told, tmp_path):
     teach(told, DISTILLED)
     out = tmp_path / "m/manifest.json"
-    finish(
-        sample(
-            told.spec("samples", DISTILLED),
-            told.handle(DISTILLED),
-            told.handle("eps"),
-            told.prompts,
-            out,
-            out.with_name("state"),
-        )
-    )
+    finish(drawing(told, DISTILLED, "eps", out))
     manifest = artifacts.read_json(out)
     assert {entry["nfe"] for entry in manifest["trials"].values()} == {2}
     latents = artifacts.read_tensors(out.with_name("window-2.safetensors"))[0]["latents"]

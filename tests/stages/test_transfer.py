@@ -20,11 +20,10 @@ from perflow.stages.encode import encode
 from perflow.stages.evaluate import evaluate
 from perflow.stages.extractor import extractor
 from perflow.stages.prompts import prompts
-from perflow.stages.sample import sample
 from perflow.stages.transfer import transfer
 from perflow.stages.tune import tune
 from tests.digits import fetch_digits
-from tests.stages.conftest import Study, finish
+from tests.stages.conftest import Study, drawing, finish
 
 STUDENT = "eps-perflow-k2-s0"
 OPTIM = {"steps": 6, "batch": 8, "lr": 1e-3}
@@ -122,8 +121,7 @@ def latents(manifest):
 def test_a_setting_that_changes_nothing_draws_what_the_stage_draws(elsewhere, tmp_path):
     """Text to image on the student's own base, by diffusers' pipeline: the same items from the same noise."""
     out = tmp_path / "m/manifest.json"
-    finish(sample(elsewhere.spec("samples", STUDENT), elsewhere.handle(STUDENT), elsewhere.handle("eps"),
-                  elsewhere.prompts, out, out.with_name("state")))  # fmt: skip
+    finish(drawing(elsewhere, STUDENT, "eps", out))  # fmt: skip
     own = latents(out)
     found = draw(elsewhere, f"plain-eps.{STUDENT}")[1]
     assert found.keys() == own.keys()
