@@ -1,4 +1,4 @@
-"""What a trial is drawn of, its samples on disk (PNGs, latents, a grid to look at), and what is kept of a row at work."""
+"""What a trial is drawn of, its samples on disk (PNGs, latents, a grid), and what is kept of a row at work."""
 
 from __future__ import annotations
 
